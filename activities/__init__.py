@@ -1,0 +1,1 @@
+"""The only code that touches Temporal and the world at once. Thin."""

@@ -1,0 +1,1 @@
+"""Nightmill: slow AI work as durable Temporal workflows."""
