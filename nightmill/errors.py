@@ -1,0 +1,200 @@
+"""What can go wrong, said once.
+
+    NightmillError
+    ├── TransientError              the same call may succeed later
+    │   ├── ProviderUnreachable     no connection: the request certainly had no effect
+    │   ├── AnswerLost              sent, but no answer: whether it had an effect is unknown
+    │   ├── ProviderUnavailable     408, 409, 425, 5xx, or an answer that is not JSON
+    │   │   └── RateLimited         429: certainly without effect
+    │   ├── ResultsIncomplete       fewer results than the provider's own counts promise
+    │   ├── StorageUnavailable      database or file storage away, pool exhausted, locked
+    │   │   └── StorageFull         no space left
+    │   └── NotificationFailed
+    └── PermanentError              someone must change something first
+        ├── AccessDenied            401, 403
+        ├── NotFound                404, 410
+        ├── RequestRefused          any other 4xx
+        ├── ForeignHost             an address that a credential must not travel to
+        ├── AddressRefused          an address that the guard does not connect to
+        ├── InvalidInput            the user's input, with every offending line
+        │   └── OverBudget          the estimate is over the cap
+        ├── BatchNotFound
+        ├── BatchConflict           the batch is in a state that does not allow this
+        ├── NotConfigured           a setting, key or extra is missing
+        └── SchemaOutdated          the database is of another version
+
+Anything else that is raised is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class NightmillError(Exception):
+    """Base of everything that Nightmill raises on purpose. `str()` is one line: what, where, what to do.
+
+    Attributes:
+        code: Stable word for the database and for programs; never changes once released.
+    """
+
+    code: ClassVar[str] = "error"
+
+
+class TransientError(NightmillError):
+    """The same call may succeed later."""
+
+    code = "transient"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        provider_code: str | None = None,
+        provider_type: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.provider_code = provider_code
+        self.provider_type = provider_type
+        self.retry_after = retry_after
+
+
+class PermanentError(NightmillError):
+    """The same call fails again until someone changes something."""
+
+    code = "permanent"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        provider_code: str | None = None,
+        provider_type: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.provider_code = provider_code
+        self.provider_type = provider_type
+        self.retry_after = retry_after
+
+
+class ProviderUnreachable(TransientError):
+    """No connection could be made; the request certainly had no effect."""
+
+    code = "unreachable"
+
+
+class AnswerLost(TransientError):
+    """The request was sent and no answer came; whether it had an effect is unknown."""
+
+    code = "answer_lost"
+
+
+class ProviderUnavailable(TransientError):
+    """The provider answered that it cannot answer now (408, 409, 425, 5xx, blank or non-JSON body)."""
+
+    code = "unavailable"
+
+
+class RateLimited(ProviderUnavailable):
+    """429; the request certainly had no effect."""
+
+    code = "rate_limited"
+
+
+class ResultsIncomplete(TransientError):
+    """Fewer results arrived than the provider's own counts promise."""
+
+    code = "results_incomplete"
+
+
+class StorageUnavailable(TransientError):
+    """The database or the file storage cannot be used right now."""
+
+    code = "storage_unavailable"
+
+
+class StorageFull(StorageUnavailable):
+    """No space is left where the data belongs; nothing half-written was kept."""
+
+    code = "storage_full"
+
+
+class NotificationFailed(TransientError):
+    """A notification could not be delivered."""
+
+    code = "notification_failed"
+
+
+class AccessDenied(PermanentError):
+    """The provider does not accept the key (401) or what it may do (403)."""
+
+    code = "access_denied"
+
+
+class NotFound(PermanentError):
+    """The provider does not know the object (404, 410)."""
+
+    code = "not_found"
+
+
+class RequestRefused(PermanentError):
+    """The provider refuses the request as it is (any other 4xx)."""
+
+    code = "refused"
+
+
+class ForeignHost(PermanentError):
+    """An address outside the configured origin; the key does not travel there."""
+
+    code = "foreign_host"
+
+
+class AddressRefused(PermanentError):
+    """An address that must not be connected to (private, loopback, metadata, wrong port)."""
+
+    code = "address_refused"
+
+
+class InvalidInput(PermanentError):
+    """The user's input cannot be used; the message names every offending place, up to a bound."""
+
+    code = "invalid_input"
+
+
+class OverBudget(InvalidInput):
+    """The estimated cost is over the batch's budget, or cannot be estimated."""
+
+    code = "over_budget"
+
+
+class BatchNotFound(PermanentError):
+    """No batch has this id."""
+
+    code = "batch_not_found"
+
+
+class BatchConflict(PermanentError):
+    """The batch is in a state that does not allow what was asked."""
+
+    code = "conflict"
+
+
+class NotConfigured(PermanentError):
+    """A setting, a key or an optional extra is missing."""
+
+    code = "not_configured"
+
+
+class SchemaOutdated(PermanentError):
+    """The database was made by another version; `nightmill db upgrade` mends it."""
+
+    code = "schema_outdated"
