@@ -1,0 +1,211 @@
+"""Every setting, read once from the environment and `.env`. `docs/settings.md` and the README's table come from here."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from nightmill.contracts import Duration
+from nightmill.errors import NotConfigured
+
+
+class Section(BaseModel):
+    """Base of the nested settings: an unknown name is an error, so that a typo does not pass in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProviderSettings(Section):
+    """How one provider is reached."""
+
+    api_key: SecretStr | None = Field(default=None, description="API key")
+    base_url: str = Field(description="base address; OPENAI and XAI include `/v1`, ANTHROPIC and GOOGLE do not")
+    auth_header: Literal["bearer", "api-key"] = Field(
+        default="bearer", description="OpenAI only: `api-key` for Azure-style deployments"
+    )
+    api_version: str | None = Field(default=None, description="OpenAI only: the `api-version` query of Azure")
+    max_open_batches: int = Field(
+        default=50, ge=1, description="provider batches per model that may be open at once; more wait for their turn"
+    )
+    max_requests: int | None = Field(default=None, ge=1, description="overrides the provider's requests per batch")
+    max_bytes: int | None = Field(default=None, ge=1024, description="overrides the provider's bytes per batch")
+    delete_files: bool = Field(default=True, description="delete uploaded files at the provider after the harvest")
+
+
+class AccountKeySettings(Section):
+    """One provider's key of an account."""
+
+    api_key: SecretStr = Field(description="API key")
+
+
+class BatchSettings(Section):
+    """Defaults of a batch; each can be given per batch."""
+
+    poll_schedule: tuple[Duration, ...] = Field(
+        default=tuple(timedelta(seconds=s) for s in (60, 120, 300, 600, 1800)),
+        description="delays between status polls, a JSON list; the last one repeats",
+    )
+    max_age: Duration | None = Field(
+        default=None,
+        description="how long after submission a provider batch may stay unresolved; unset: 26 h, or the provider's "
+        "expiry plus 2 h where that is later",
+    )
+    retry_rounds: int = Field(default=0, ge=0, le=10, description="how often retriable failures are sent again")
+    pending_ttl: Duration = Field(
+        default=timedelta(days=7), description="how long a batch may wait to be submitted before it is given up"
+    )
+    retriable_statuses: frozenset[int] = Field(
+        default=frozenset({408, 409, 425, 429, *range(500, 600)}), description="HTTP statuses that are tried again"
+    )
+    find_delays: tuple[Duration, ...] = Field(
+        default=tuple(timedelta(seconds=s) for s in (0, 15, 30, 60, 120)),
+        description="when a create's answer was lost: the pauses before each look for it at the provider",
+    )
+
+
+class DatabaseSettings(Section):
+    """The pool of PostgreSQL connections, and SQLite's patience."""
+
+    pool_size: int = Field(default=25, ge=1, le=500, description="connections at most")
+    pool_timeout: Duration = Field(default=timedelta(seconds=5), description="wait for a free connection at most")
+    connect_timeout: Duration = Field(default=timedelta(seconds=10), description="network timeout of PostgreSQL")
+    busy_timeout: Duration = Field(default=timedelta(seconds=30), description="SQLite: wait for another writer at most")
+
+
+class WebhookSettings(Section):
+    """Outgoing webhooks."""
+
+    secret: SecretStr | None = Field(default=None, description="signs completion webhooks (`whsec_…`)")
+    allow_private_addresses: bool = Field(default=False, description="allow loopback and private targets, for tests")
+
+
+class NotifySettings(Section):
+    """Whom to tell that a batch needs attention."""
+
+    urls: tuple[SecretStr, ...] = Field(
+        default=(), description="JSON list of `mailto:` and `https:` addresses; others with the extra `apprise`"
+    )
+    smtp_host: str = Field(default="localhost", description="mail server")
+    smtp_port: int = Field(default=25, description="its port")
+    smtp_user: str | None = Field(default=None, description="its user, if it asks for one")
+    smtp_password: SecretStr | None = Field(default=None, description="and the password")
+    smtp_tls: Literal["none", "starttls", "tls"] = Field(default="none", description="how the connection is encrypted")
+    sender: str = Field(default="nightmill@localhost", description="sender of mails")
+
+
+class WorkerSettings(Section):
+    """How much a worker does at once."""
+
+    max_activities: int = Field(default=20, ge=1, le=1000, description="activities at once, each on a thread")
+    max_cached_workflows: int = Field(default=1000, ge=0, description="workflows kept in memory between their tasks")
+    shutdown_grace: Duration = Field(
+        default=timedelta(seconds=20), description="how long running activities may go on after SIGTERM"
+    )
+
+
+def _paths(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(p for p in value.split(":") if p)
+    return value
+
+
+class Settings(BaseSettings):
+    """All settings. Read with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTMILL_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        secrets_dir=None,
+    )
+
+    database_url: str = Field(
+        default="sqlite:///.nightmill/nightmill.db", description="`sqlite:///FILE` or `postgresql://…`"
+    )
+    storage_url: str = Field(
+        default=".nightmill/files", description="where large files live: a folder, or `s3://`, `gs://`, `az://`"
+    )
+    input_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
+        default=(), description="folders, separated by `:`, under which a workflow may read `requests_uri`"
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None, description="encrypts payloads in Temporal: 32 bytes as base64, from `openssl rand -base64 32`"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(default="auto", description="`auto`: text on a terminal")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level logged")
+    openai: ProviderSettings = ProviderSettings(base_url="https://api.openai.com/v1")
+    anthropic: ProviderSettings = ProviderSettings(base_url="https://api.anthropic.com")
+    google: ProviderSettings = ProviderSettings(base_url="https://generativelanguage.googleapis.com")
+    xai: ProviderSettings = ProviderSettings(base_url="https://api.x.ai/v1")
+    accounts: dict[str, dict[str, AccountKeySettings]] = Field(
+        default={}, description="keys of named accounts: `NIGHTMILL_ACCOUNTS__<NAME>__<PROVIDER>__API_KEY`"
+    )
+    prices: dict[str, dict[str, Decimal]] = Field(
+        default={},
+        description='US dollars per million tokens, before prices known by default: `{"MODEL": {"input": 0.25, …}}`',
+    )
+    batch: BatchSettings = BatchSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    webhook: WebhookSettings = WebhookSettings()
+    notify: NotifySettings = NotifySettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base_urls_have_defaults(cls, data: Any) -> Any:
+        """Keep a provider's base URL when only its key is set."""
+        for name, field in cls.model_fields.items():
+            given = data.get(name) if isinstance(data, dict) else None
+            if isinstance(field.default, ProviderSettings) and isinstance(given, dict):
+                given.setdefault("base_url", field.default.base_url)
+        return data
+
+    def provider(self, name: str) -> ProviderSettings:
+        """Return the settings of a provider.
+
+        Raises:
+            NotConfigured: There is no such provider.
+        """
+        section = getattr(self, name, None)
+        if not isinstance(section, ProviderSettings):
+            raise NotConfigured(f"provider {name!r}: known are openai, anthropic, google and xai")
+        return section
+
+    def api_key(self, provider: str, account: str | None) -> SecretStr:
+        """Return the key for a provider, of an account if one is named.
+
+        Raises:
+            NotConfigured: There is none; the message names the variable to set.
+        """
+        if account is None:
+            key = self.provider(provider).api_key
+            variable = f"NIGHTMILL_{provider.upper()}__API_KEY"
+        else:
+            named = {name.lower(): keys for name, keys in self.accounts.items()}.get(account.lower(), {})
+            entry = named.get(provider)
+            key = entry.api_key if entry else None
+            variable = f"NIGHTMILL_ACCOUNTS__{account.upper()}__{provider.upper()}__API_KEY"
+        if key is None or not key.get_secret_value():
+            raise NotConfigured(f"no API key for {provider}: set {variable}")
+        return key
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment and `.env`.
+
+    Raises:
+        NotConfigured: A value cannot be used; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        variable = "NIGHTMILL_" + "__".join(str(step).upper() for step in first["loc"])
+        raise NotConfigured(f"{variable}: {first['msg']}") from None

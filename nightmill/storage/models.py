@@ -1,0 +1,215 @@
+"""The tables.
+
+`batches` 1 ─ n `provider_batches` (one a part and round) and 1 ─ n `completions` (the frozen request) 1 ─ n `outcomes`
+(one an attempt, that is a round). Outcomes are only ever appended; what became of a completion is its outcome of the
+highest round, and every count is a count of rows. A status column has one writer: the batch's workflow.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, Index, Integer, LargeBinary, Text, TypeDecorator
+from sqlalchemy import DateTime as SqlDateTime
+from sqlmodel import Column, Field, SQLModel, UniqueConstraint
+
+from nightmill.contracts import BatchStatus
+
+_BIG_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, in UTC on both databases; SQLite would hand it back naive."""
+
+    impl = SqlDateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn any aware time into UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot be stored: it does not say when")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Say that it is UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _time(*, nullable: bool = True, index: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable, index=index))
+
+
+class BatchRow(SQLModel, table=True):
+    """One model completion batch.
+
+    Attributes:
+        key: Our own number, which the other tables point to.
+        id: The public id.
+        poll_schedule: Delays in seconds, frozen when the batch was made.
+        max_age: Seconds; frozen likewise.
+        prices: Unit prices frozen at creation, None where none is known.
+        budget: US dollars as a decimal string.
+        results_fetched_at: The results gate: every part is harvested and the terminal status is written.
+        handler_dispatched_at: The handler gate: the handler succeeded, or nobody wants to be told.
+        dispatches: How often the handler was told to be called by an operator or for the first time.
+    """
+
+    __tablename__ = "batches"
+
+    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
+    id: str = Field(max_length=64, unique=True)
+    provider: str = Field(max_length=32)
+    model: str = Field(max_length=200)
+    account: str | None = Field(default=None, max_length=64)
+    endpoint: str = Field(default="", max_length=100)
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Text, nullable=False))
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    needs_attention: str | None = Field(default=None, sa_column=Column(Text))
+    user_metadata: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    completion_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    poll_schedule: list[float] = Field(sa_column=Column(JSON, nullable=False))
+    max_age: float
+    retry_rounds: int = 0
+    budget: str | None = Field(default=None, max_length=40)
+    prices: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    retry_of: str | None = Field(default=None, max_length=64)
+    requests: int = 0
+    round: int = 0
+    cancel_requested_at: datetime | None = _time()
+    created_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
+    submitted_at: datetime | None = _time()
+    started_at: datetime | None = _time()
+    ended_at: datetime | None = _time()
+    failed_at: datetime | None = _time()
+    next_poll_at: datetime | None = _time()
+    results_fetched_at: datetime | None = _time()
+    handler_dispatched_at: datetime | None = _time()
+    dispatches: int = 0
+
+    __table_args__ = (Index("ix_batches_status_next_poll_at", "status", "next_poll_at"),)
+
+
+class ProviderBatchRow(SQLModel, table=True):
+    """One batch object at the provider: a contiguous range of requests in one round.
+
+    Attributes:
+        first: First request's `seq`; in later rounds only the failed ones in the range belong to it.
+        last: Last request's `seq`, included.
+        requests: How many requests it holds.
+        bytes: Sum of their lines' lengths.
+        epoch: How often a create was meant to be made; part of the tag.
+        upload_started_at: Written before an upload: a file may exist.
+        create_sent_at: The intent, written before a create: a provider batch may exist.
+        submitted_at: When it was first meant to be created; max age counts from here and it never changes.
+        refs: The provider's file ids and addresses.
+        fetched: Per result source, where ingestion stands: `{"output": {"bytes": 120, "done": false}}`.
+        fetches: How often the results were fetched again because they were incomplete.
+        settled_at: Its results are applied and its status is final.
+        provider_error: The provider's message, one line.
+    """
+
+    __tablename__ = "provider_batches"
+    __table_args__ = (
+        UniqueConstraint("batch_key", "round", "part", name="uq_provider_batches_part"),
+        UniqueConstraint("provider", "provider_batch_id", name="uq_provider_batches_provider_batch_id"),
+        Index("ix_provider_batches_open", "provider", "model", "settled_at"),
+    )
+
+    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
+    batch_key: int = Field(sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
+    round: int = 0
+    part: int = 0
+    first: int
+    last: int
+    requests: int
+    bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    provider: str = Field(max_length=32)
+    model: str = Field(max_length=200)
+    account: str | None = Field(default=None, max_length=64)
+    epoch: int = 0
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Text, nullable=False))
+    provider_status: str | None = Field(default=None, sa_column=Column(Text))
+    provider_batch_id: str | None = Field(default=None, max_length=300)
+    provider_error: str | None = Field(default=None, sa_column=Column(Text))
+    counts: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    refs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    input_file_id: str | None = Field(default=None, max_length=300)
+    upload_started_at: datetime | None = _time()
+    create_sent_at: datetime | None = _time()
+    created_at: datetime | None = _time()
+    submitted_at: datetime | None = _time()
+    canceled_at: datetime | None = _time()
+    next_poll_at: datetime | None = _time()
+    polls: int = 0
+    fetched: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    fetches: int = 0
+    settled_at: datetime | None = _time()
+    cleaned_at: datetime | None = _time()
+
+
+class CompletionRow(SQLModel, table=True):
+    """One request, frozen as the line that is sent.
+
+    Attributes:
+        seq: Position in the batch, from 0.
+        custom_id: The user's id.
+        wire_id: The id as sent to the provider.
+        line: The rendered line, UTF-8, without line end.
+        bytes: Its length.
+        response_schema: JSON schema of the answer, as text.
+    """
+
+    __tablename__ = "completions"
+    # Unique wire ids make custom ids unique too: one is made from the other without loss.
+    __table_args__ = (UniqueConstraint("batch_key", "wire_id", name="uq_completions_wire_id"),)
+
+    batch_key: int = Field(
+        sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True, autoincrement=False)
+    )
+    seq: int = Field(primary_key=True)
+    custom_id: str = Field(sa_column=Column(Text, nullable=False))
+    wire_id: str = Field(sa_column=Column(Text, nullable=False))
+    line: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    bytes: int
+    response_schema: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class OutcomeRow(SQLModel, table=True):
+    """What one attempt of one completion came to. Appended once, never changed.
+
+    Attributes:
+        ok: Whether there is an answer.
+        cost_picodollars: US dollars times 10^12, exact; None where tokens or price are not known.
+        raw: The provider's entry as text, of failed ones only.
+    """
+
+    __tablename__ = "outcomes"
+    __table_args__ = (UniqueConstraint("batch_key", "seq", "round", name="uq_outcomes_attempt"),)
+
+    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
+    batch_key: int = Field(sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
+    seq: int
+    round: int
+    ok: bool
+    text: str | None = Field(default=None, sa_column=Column(Text))
+    output: str | None = Field(default=None, sa_column=Column(Text))
+    tool_calls: str | None = Field(default=None, sa_column=Column(Text))
+    finish_reason: str | None = Field(default=None, sa_column=Column(Text))
+    model: str | None = Field(default=None, sa_column=Column(Text))
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_picodollars: int | None = Field(default=None, sa_column=Column(BigInteger))
+    error_code: str | None = Field(default=None, sa_column=Column(Text))
+    error_type: str | None = Field(default=None, sa_column=Column(Text))
+    error_provider_code: str | None = Field(default=None, sa_column=Column(Text))
+    error_message: str | None = Field(default=None, sa_column=Column(Text))
+    error_http_status: int | None = None
+    error_retryable: bool | None = None
+    raw: str | None = Field(default=None, sa_column=Column(Text))
