@@ -40,6 +40,21 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class StatusWord(TypeDecorator[BatchStatus]):
+    """A status as its word, so that a person reading the table can read it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: BatchStatus | None, dialect: Dialect) -> str | None:
+        """Store the word."""
+        return None if value is None else BatchStatus(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> BatchStatus | None:
+        """Give the enum back."""
+        return None if value is None else BatchStatus(value)
+
+
 def _time(*, nullable: bool = True, index: bool = False) -> Any:
     return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable, index=index))
 
@@ -67,7 +82,7 @@ class BatchRow(SQLModel, table=True):
     model: str = Field(max_length=200)
     account: str | None = Field(default=None, max_length=64)
     endpoint: str = Field(default="", max_length=100)
-    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Text, nullable=False))
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(StatusWord, nullable=False))
     reason: str | None = Field(default=None, sa_column=Column(Text))
     needs_attention: str | None = Field(default=None, sa_column=Column(Text))
     user_metadata: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
@@ -132,7 +147,7 @@ class ProviderBatchRow(SQLModel, table=True):
     model: str = Field(max_length=200)
     account: str | None = Field(default=None, max_length=64)
     epoch: int = 0
-    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Text, nullable=False))
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(StatusWord, nullable=False))
     provider_status: str | None = Field(default=None, sa_column=Column(Text))
     provider_batch_id: str | None = Field(default=None, max_length=300)
     provider_error: str | None = Field(default=None, sa_column=Column(Text))
