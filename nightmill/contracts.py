@@ -6,6 +6,7 @@ secrets. Durations are seconds or ISO 8601 on the way in, and ISO 8601 in histor
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -205,8 +206,6 @@ class BatchInput(Contract):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        import json
-
         if len(json.dumps(value, default=str)) > MAX_METADATA_BYTES:
             raise ValueError(f"larger than {MAX_METADATA_BYTES} bytes as JSON")
         return value
@@ -318,6 +317,9 @@ class PreparedBatch(Outcome):
         handler: Whom to tell, if somebody.
         cancel_requested: Whether a cancel was asked for.
         handled: Whether the handler gate is set.
+        summary: Set when the batch is terminal already.
+        pending_ttl: How long it may wait to be submitted.
+        find_delays: Pauses before each look for a create whose answer was lost.
     """
 
     batch_id: str
@@ -334,13 +336,43 @@ class PreparedBatch(Outcome):
     handler: CompletionHandler | None = None
     cancel_requested: bool = False
     handled: bool = False
+    summary: BatchSummary | None = None
+    pending_ttl: timedelta = timedelta(days=7)
+    find_delays: tuple[timedelta, ...] = (timedelta(0),)
 
 
-class Lost(Outcome):
-    """The batch's row no longer exists; whoever reads this logs `batch not found` and ends."""
+class PrepareInput(Contract):
+    """Input of `prepare_batch`: what the user asked for, under the id that the workflow runs by."""
 
-    batch_id: str
-    lost: Literal[True] = True
+    batch_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    asked: BatchInput
+    now: AwareDatetime
+
+
+class FollowInput(Contract):
+    """Input of the workflow `ProviderBatch`.
+
+    Attributes:
+        part: The provider batch to submit and follow.
+        provider: Its provider.
+        model: Its model.
+        account: Name of its key, if not the default one.
+        poll_schedule: Delays between polls, never empty.
+        max_age: See `BatchInput.max_age`.
+        pending_ttl: See `PreparedBatch.pending_ttl`.
+        find_delays: See `PreparedBatch.find_delays`.
+        cancel_requested: Whether a cancel was asked for before.
+    """
+
+    part: PartRef
+    provider: str
+    model: str
+    account: str | None = None
+    poll_schedule: tuple[timedelta, ...]
+    max_age: timedelta
+    pending_ttl: timedelta = timedelta(days=7)
+    find_delays: tuple[timedelta, ...] = (timedelta(0),)
+    cancel_requested: bool = False
 
 
 class SubmitInput(Contract):
@@ -382,6 +414,7 @@ class Submission(Outcome):
         submitted_at: The stored submission time, from which max age counts.
         provider_batch_id: The provider's id, once there is one.
         polls: Polls made so far; more than 0 where the workflow goes on with a part submitted before.
+        next_poll_at: When the next poll was planned for, likewise.
         retry_after: How long the provider asked us to wait.
         message: One line for people, where there is something to say.
         settled: The part's results are stored already.
@@ -391,6 +424,7 @@ class Submission(Outcome):
     submitted_at: datetime | None = None
     provider_batch_id: str | None = None
     polls: int = 0
+    next_poll_at: datetime | None = None
     retry_after: timedelta | None = None
     message: str | None = None
     settled: bool = False
@@ -455,6 +489,14 @@ class PartOutcome(Outcome):
     lost: bool = False
 
 
+class RoundInput(Contract):
+    """Input of `settle_round`."""
+
+    batch_id: str
+    round: int
+    now: AwareDatetime
+
+
 class RoundOutcome(Outcome):
     """What is to be done after a round: the next round's parts, or the end.
 
@@ -479,9 +521,10 @@ class Attention(Contract):
 
 
 class DeliverInput(Contract):
-    """Input of `deliver_webhook` and `record_delivered`."""
+    """Input of `deliver_webhook`: which handler to call, and the payload's `dispatch`."""
 
     batch_id: str
+    url: str
     dispatch: int = 1
 
 

@@ -1,0 +1,57 @@
+"""Named places where tests kill the process, to show that nothing is lost there. They cost nothing when unset.
+
+`NIGHTMILL_FAIL_POINT=submit.created` kills the process with SIGKILL when it gets there; with `NIGHTMILL_FAIL_MARKER=FILE`
+only if FILE does not exist yet, which is then made, so that the next process gets past.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+POINTS = (
+    "prepare.start",
+    "prepare.stored",
+    "prepare.planned",
+    "submit.start",
+    "upload.intent_saved",
+    "upload.sent",
+    "upload.saved",
+    "create.intent_saved",
+    "create.sent",
+    "create.saved",
+    "find.found",
+    "poll.asked",
+    "poll.saved",
+    "cancel.saved",
+    "cancel.sent",
+    "harvest.start",
+    "harvest.downloaded",
+    "harvest.in_transaction",
+    "harvest.page",
+    "harvest.end",
+    "harvest.filled",
+    "harvest.settled",
+    "clean_up.done",
+    "round.start",
+    "round.finished",
+    "deliver.start",
+    "deliver.answered",
+    "deliver.saved",
+)
+
+_ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")
+
+
+def fail_point(name: str) -> None:
+    """Die here if this point is armed."""
+    if not _ARMED or name != _ARMED:
+        return
+    marker = os.environ.get("NIGHTMILL_FAIL_MARKER")
+    if marker:
+        try:
+            Path(marker).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,331 @@
+"""The state of provider batches: the record that makes submission exactly-once.
+
+The steps, each written before or after the call that it guards:
+
+    pending ── begin_upload ──(upload)── record_upload ── begin_create ──(create)── record_created ── polls ── settle
+
+A row with `create_sent_at` and no `provider_batch_id` says: a create may have taken effect. Only looking for its tag at
+the provider, or the provider's certain refusal (`withdraw_create`), allows another create.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, func, select
+
+from nightmill.contracts import TERMINAL, BatchStatus, ErrorCode, PartRef
+from nightmill.errors import BatchNotFound
+from nightmill.storage.batches import load_batch
+from nightmill.storage.models import BatchRow, OutcomeRow, ProviderBatchRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nightmill.providers.base import Candidate, Created, ProviderStatus
+    from nightmill.storage.engine import Database
+
+
+class CreateTurn(Enum):
+    """Answer of `begin_create`."""
+
+    CREATE = auto()
+    """The intent is stored: send the create now, once."""
+    CREATED = auto()
+    """There is a provider batch already."""
+    UNCERTAIN = auto()
+    """A create was sent before and its answer is not known."""
+    CANCELED = auto()
+    """A cancel was asked for and nothing was created."""
+    FULL = auto()
+    """As many provider batches of this provider and model are open as may be."""
+
+
+@dataclass(frozen=True)
+class ProviderBatchRepository:
+    """Read and move provider batches along."""
+
+    database: Database
+
+    def get(self, ref: PartRef) -> tuple[BatchRow, ProviderBatchRow]:
+        """Return a part and its batch.
+
+        Raises:
+            BatchNotFound: There is none.
+        """
+        with self.database.reading() as session:
+            return self._load(session, ref, lock=False)
+
+    @staticmethod
+    def _load(session: Session, ref: PartRef, *, lock: bool) -> tuple[BatchRow, ProviderBatchRow]:
+        batch = load_batch(session, ref.batch_id, lock=lock)
+        part = session.exec(
+            select(ProviderBatchRow).where(
+                ProviderBatchRow.batch_key == batch.key,
+                ProviderBatchRow.round == ref.round,
+                ProviderBatchRow.part == ref.part,
+            )
+        ).first()
+        if part is None:
+            raise BatchNotFound(f"batch {ref.batch_id} has no part {ref.part} in round {ref.round}")
+        return batch, part
+
+    def begin_upload(self, ref: PartRef, *, now: datetime) -> bool:
+        """Store that an upload is about to start; return whether one was started before, so that a file may exist."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            started_before = part.upload_started_at is not None
+            part.upload_started_at = part.upload_started_at or now
+            session.add(part)
+            return started_before
+
+    def record_upload(self, ref: PartRef, file_id: str) -> None:
+        """Store the uploaded file's id."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            part.input_file_id = file_id
+            session.add(part)
+
+    def begin_create(self, ref: PartRef, *, now: datetime, again: bool, max_open: int) -> CreateTurn:
+        """Store the intent to create, if it is this part's turn; the bound is checked in the same transaction (B12).
+
+        Args:
+            ref: The part.
+            now: The workflow's clock, stored as submission time unless there is one.
+            again: Whether a create that was sent before has been looked for in vain.
+            max_open: How many provider batches of this provider and model may be open at once.
+        """
+        with self.database.transaction() as session:
+            batch, part = self._load(session, ref, lock=True)
+            if part.provider_batch_id is not None:
+                return CreateTurn.CREATED
+            if part.create_sent_at is not None and not again:
+                return CreateTurn.UNCERTAIN
+            if batch.cancel_requested_at is not None:
+                return CreateTurn.CANCELED
+            self._lock_bound(session, part)
+            open_ones = session.exec(
+                select(func.count())
+                .select_from(ProviderBatchRow)
+                .where(
+                    ProviderBatchRow.provider == part.provider,
+                    ProviderBatchRow.model == part.model,
+                    col(ProviderBatchRow.settled_at).is_(None),
+                    col(ProviderBatchRow.create_sent_at).is_not(None),
+                    ProviderBatchRow.key != part.key,
+                )
+            ).one()
+            if open_ones >= max_open:
+                return CreateTurn.FULL
+            part.create_sent_at = now
+            part.submitted_at = part.submitted_at or now
+            session.add(part)
+            return CreateTurn.CREATE
+
+    def _lock_bound(self, session: Session, part: ProviderBatchRow) -> None:
+        """Let one submission at a time count the open ones; SQLite has one writer anyway."""
+        if self.database.dialect == "postgresql":
+            key = crc32(f"{part.provider}/{part.model}".encode())
+            session.execute(text("SELECT pg_advisory_xact_lock(7137, :key)"), {"key": key - 2**31})
+
+    def withdraw_create(self, ref: PartRef) -> None:
+        """Take the intent back: the provider certainly created nothing."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            if part.provider_batch_id is None:
+                part.create_sent_at = None
+                session.add(part)
+
+    def record_created(self, ref: PartRef, created: Created, *, now: datetime) -> bool:
+        """Store the provider's id, once; return False where the id belongs to another part already."""
+        try:
+            with self.database.transaction() as session:
+                batch, part = self._load(session, ref, lock=True)
+                if part.provider_batch_id is not None:
+                    return part.provider_batch_id == created.provider_batch_id
+                part.provider_batch_id = created.provider_batch_id
+                part.refs = {**part.refs, **created.refs}
+                part.status = BatchStatus.SUBMITTED
+                part.created_at = now
+                session.add(part)
+                if batch.status is BatchStatus.PENDING:
+                    asked = batch.cancel_requested_at is not None
+                    batch.status = BatchStatus.CANCELING if asked else BatchStatus.SUBMITTED
+                batch.submitted_at = batch.submitted_at or part.submitted_at
+                session.add(batch)
+        except IntegrityError:
+            return False
+        return True
+
+    def unowned(self, candidates: list[Candidate], ref: PartRef) -> list[Candidate]:
+        """Return the candidates that no part of ours owns."""
+        with self.database.reading() as session:
+            _, part = self._load(session, ref, lock=False)
+            owned = set(
+                session.exec(
+                    select(ProviderBatchRow.provider_batch_id).where(
+                        ProviderBatchRow.provider == part.provider,
+                        col(ProviderBatchRow.provider_batch_id).in_([c.provider_batch_id for c in candidates]),
+                    )
+                )
+            )
+        return [candidate for candidate in candidates if candidate.provider_batch_id not in owned]
+
+    def rivals(self, ref: PartRef, *, window: timedelta) -> int:
+        """Return how many other parts of the same size have a create on its way at about the same time."""
+        with self.database.reading() as session:
+            _, part = self._load(session, ref, lock=False)
+            if part.create_sent_at is None:
+                return 0
+            return session.exec(
+                select(func.count())
+                .select_from(ProviderBatchRow)
+                .where(
+                    ProviderBatchRow.provider == part.provider,
+                    ProviderBatchRow.requests == part.requests,
+                    ProviderBatchRow.key != part.key,
+                    col(ProviderBatchRow.provider_batch_id).is_(None),
+                    col(ProviderBatchRow.settled_at).is_(None),
+                    col(ProviderBatchRow.create_sent_at).between(
+                        part.create_sent_at - window, part.create_sent_at + window
+                    ),
+                )
+            ).one()
+
+    def record_poll(self, ref: PartRef, status: ProviderStatus, *, next_poll_at: datetime, attempt: int) -> BatchStatus:
+        """Store an answer and when the next question is due; return the status that the part had before.
+
+        A cancel that was asked for is not overwritten by an older "in progress".
+        """
+        with self.database.transaction() as session:
+            batch, part = self._load(session, ref, lock=True)
+            previous = part.status
+            part.provider_status = status.raw
+            part.provider_error = status.reason or part.provider_error
+            reported = status.counts.model_dump(exclude_none=True)
+            part.counts = {**part.counts, **reported}
+            part.refs = {**part.refs, **status.refs}
+            part.polls = max(part.polls, attempt)
+            if status.status not in TERMINAL:
+                asked = batch.cancel_requested_at is not None
+                part.status = BatchStatus.CANCELING if asked else status.status
+                if batch.status not in TERMINAL:
+                    batch.status = part.status
+            session.add(part)
+            self._plan_next_poll(session, batch, part, next_poll_at)
+            return previous
+
+    def record_failed_poll(self, ref: PartRef, *, next_poll_at: datetime, attempt: int) -> None:
+        """Store when the next question is due, so that an outage at the provider never looks like a stuck batch."""
+        with self.database.transaction() as session:
+            batch, part = self._load(session, ref, lock=True)
+            part.polls = max(part.polls, attempt)
+            self._plan_next_poll(session, batch, part, next_poll_at)
+
+    @staticmethod
+    def _plan_next_poll(session: Session, batch: BatchRow, part: ProviderBatchRow, next_poll_at: datetime) -> None:
+        part.next_poll_at = next_poll_at
+        session.add(part)
+        earliest = session.exec(
+            select(func.min(ProviderBatchRow.next_poll_at)).where(
+                ProviderBatchRow.batch_key == batch.key,
+                col(ProviderBatchRow.settled_at).is_(None),
+                ProviderBatchRow.key != part.key,
+            )
+        ).one()
+        batch.next_poll_at = min(earliest, next_poll_at) if earliest else next_poll_at
+        session.add(batch)
+
+    def requeue(self, ref: PartRef, *, reason: str | None) -> None:
+        """Forget a provider batch that the provider failed for lack of quota, so that it is created again (B12).
+
+        Its id stays in `refs["requeued"]`; the next create carries a tag of its own.
+        """
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            past = [*part.refs.get("requeued", []), part.provider_batch_id][-20:]
+            part.refs = {"requeued": past}
+            part.provider_batch_id = None
+            part.create_sent_at = None
+            part.upload_started_at = None
+            part.input_file_id = None
+            part.provider_error = reason
+            part.status = BatchStatus.PENDING
+            part.epoch += 1
+            session.add(part)
+
+    def record_cancel_sent(self, ref: PartRef, *, now: datetime) -> None:
+        """Store that the provider was asked to cancel."""
+        with self.database.transaction() as session:
+            batch, part = self._load(session, ref, lock=True)
+            part.canceled_at = part.canceled_at or now
+            if part.status not in TERMINAL:
+                part.status = BatchStatus.CANCELING
+            if batch.cancel_requested_at is not None and batch.status not in TERMINAL:
+                batch.status = BatchStatus.CANCELING
+            session.add(part)
+            session.add(batch)
+
+    def entries_decide(self, ref: PartRef, status: BatchStatus) -> BatchStatus:
+        """Return the status that the part's entries make of `ended` (Anthropic reports it after a cancel too; B1)."""
+        if status is not BatchStatus.ENDED:
+            return status
+        with self.database.reading() as session:
+            batch, part = self._load(session, ref, lock=False)
+            codes = set(
+                session.exec(
+                    select(OutcomeRow.error_code)
+                    .where(
+                        OutcomeRow.batch_key == part.batch_key,
+                        OutcomeRow.round == part.round,
+                        col(OutcomeRow.seq).between(part.first, part.last),
+                        col(OutcomeRow.error_code).in_([ErrorCode.CANCELED, ErrorCode.EXPIRED]),
+                    )
+                    .distinct()
+                )
+            )
+        if ErrorCode.CANCELED in codes and batch.cancel_requested_at is not None:
+            return BatchStatus.CANCELED
+        if ErrorCode.EXPIRED in codes:
+            return BatchStatus.EXPIRED
+        return BatchStatus.CANCELED if ErrorCode.CANCELED in codes else status
+
+    def settle(self, ref: PartRef, status: BatchStatus, *, reason: str | None, now: datetime) -> None:
+        """Write the part's final status, once."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            if part.settled_at is not None:
+                return
+            part.status = status
+            part.provider_error = reason or part.provider_error
+            part.next_poll_at = None
+            part.settled_at = now
+            session.add(part)
+
+    def record_cleaned(self, ref: PartRef, *, now: datetime) -> None:
+        """Store that our files at the provider are deleted."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            part.cleaned_at = now
+            session.add(part)
+
+    def outcomes(self, ref: PartRef) -> Mapping[bool, int]:
+        """Return how many of the part's completions were answered (True) and failed (False) in its round."""
+        with self.database.reading() as session:
+            _, part = self._load(session, ref, lock=False)
+            rows: Any = session.exec(
+                select(OutcomeRow.ok, func.count())
+                .where(
+                    OutcomeRow.batch_key == part.batch_key,
+                    OutcomeRow.round == part.round,
+                    col(OutcomeRow.seq).between(part.first, part.last),
+                )
+                .group_by(col(OutcomeRow.ok))
+            )
+            return {bool(ok): count for ok, count in rows}
