@@ -381,12 +381,13 @@ class SubmitInput(Contract):
     Attributes:
         part: The provider batch to submit.
         now: The workflow's clock; becomes the submission time if there is none yet.
-        create_again: Set after looking for a lost create in vain: a new create is allowed.
+        looked_for: When the create was sent that has been looked for in vain; another one is allowed only if no create
+            was sent since, so that a retry of this very activity never creates blindly.
     """
 
     part: PartRef
     now: AwareDatetime
-    create_again: bool = False
+    looked_for: AwareDatetime | None = None
 
 
 class SubmitState(StrEnum):
@@ -401,6 +402,9 @@ class SubmitState(StrEnum):
     WAIT = "wait"
     """The provider is at its bound of open batches, out of quota or away; try later."""
     REFUSED = "refused"
+    """The provider refuses the requests as they are."""
+    DENIED = "denied"
+    """The key is missing or not accepted; nothing was sent."""
     CANCELED = "canceled"
     """A cancel was asked for before anything was created."""
     LOST = "lost"
@@ -412,6 +416,7 @@ class Submission(Outcome):
     Attributes:
         state: Where it stands.
         submitted_at: The stored submission time, from which max age counts.
+        create_sent_at: When the create was sent whose answer is not known.
         provider_batch_id: The provider's id, once there is one.
         polls: Polls made so far; more than 0 where the workflow goes on with a part submitted before.
         next_poll_at: When the next poll was planned for, likewise.
@@ -422,6 +427,7 @@ class Submission(Outcome):
 
     state: SubmitState
     submitted_at: datetime | None = None
+    create_sent_at: datetime | None = None
     provider_batch_id: str | None = None
     polls: int = 0
     next_poll_at: datetime | None = None

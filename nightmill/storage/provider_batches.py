@@ -92,20 +92,31 @@ class ProviderBatchRepository:
             part.input_file_id = file_id
             session.add(part)
 
-    def begin_create(self, ref: PartRef, *, now: datetime, again: bool, max_open: int) -> CreateTurn:
+    def forget_upload(self, ref: PartRef) -> None:
+        """Store that the uploaded file is deleted at the provider."""
+        with self.database.transaction() as session:
+            _, part = self._load(session, ref, lock=True)
+            part.input_file_id = None
+            part.upload_started_at = None
+            session.add(part)
+
+    def begin_create(
+        self, ref: PartRef, *, now: datetime, sent_at: datetime, looked_for: datetime | None, max_open: int
+    ) -> CreateTurn:
         """Store the intent to create, if it is this part's turn; the bound is checked in the same transaction (B12).
 
         Args:
             ref: The part.
             now: The workflow's clock, stored as submission time unless there is one.
-            again: Whether a create that was sent before has been looked for in vain.
+            sent_at: The wall clock; different for every create.
+            looked_for: When the create was sent that has been looked for in vain; only that one is forgotten.
             max_open: How many provider batches of this provider and model may be open at once.
         """
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
             if part.provider_batch_id is not None:
                 return CreateTurn.CREATED
-            if part.create_sent_at is not None and not again:
+            if part.create_sent_at is not None and part.create_sent_at != looked_for:
                 return CreateTurn.UNCERTAIN
             if batch.cancel_requested_at is not None:
                 return CreateTurn.CANCELED
@@ -123,7 +134,7 @@ class ProviderBatchRepository:
             ).one()
             if open_ones >= max_open:
                 return CreateTurn.FULL
-            part.create_sent_at = now
+            part.create_sent_at = sent_at
             part.submitted_at = part.submitted_at or now
             session.add(part)
             return CreateTurn.CREATE

@@ -1,0 +1,1 @@
+"""Model completion batches: reading requests, submitting, polling, harvesting and delivering, in plain Python."""

@@ -1,0 +1,133 @@
+"""Ask a provider how a batch is doing, and ask it to cancel one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from nightmill.contracts import BatchStatus, PartRef, PollInput, PollOutcome
+from nightmill.errors import BatchNotFound, NightmillError, NotFound, ProviderUnavailable, TransientError
+from nightmill.failpoints import fail_point
+
+if TYPE_CHECKING:
+    from nightmill.completions.submission import ProviderFor
+    from nightmill.storage.models import BatchRow, ProviderBatchRow
+    from nightmill.storage.provider_batches import ProviderBatchRepository
+
+logger = logging.getLogger(__name__)
+
+APPEARS_WITHIN = timedelta(minutes=15)
+"""How long a new provider batch may be unknown to the provider's own reads (anthropic-sdk-python#1432)."""
+
+
+@dataclass(frozen=True)
+class Poller:
+    """Polls and cancels parts.
+
+    Attributes:
+        provider_for: Gives a provider by name and account.
+        parts: The records of provider batches.
+    """
+
+    provider_for: ProviderFor
+    parts: ProviderBatchRepository
+
+    def poll(self, asked: PollInput) -> PollOutcome:
+        """Ask once and store the answer; when the next poll is due is stored even if asking fails.
+
+        Raises:
+            TransientError: The provider or the database could not be asked now.
+            PermanentError: The provider will not answer until someone changes something.
+        """
+        ref = asked.part
+        try:
+            batch, part = self.parts.get(ref)
+        except BatchNotFound:
+            logger.warning("batch not found", extra={"batch": ref.batch_id})
+            return PollOutcome(status=BatchStatus.FAILED, lost=True)
+        if part.settled_at is not None or part.provider_batch_id is None:
+            logger.info("already terminal", extra={**_names(batch, part), "handler_dispatched_at": _text(batch)})
+            return PollOutcome(status=part.status, provider_status=part.provider_status)
+        logger.info("polling", extra={**_names(batch, part), "attempt": asked.attempt, "status": part.status})
+        try:
+            status = self.provider_for(batch.provider, batch.account).status(part.provider_batch_id)
+        except NightmillError as error:
+            self.parts.record_failed_poll(ref, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
+            raise self._judge(error, batch, part, asked) from error
+        fail_point("poll.asked")
+        previous = self.parts.record_poll(ref, status, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
+        if status.over_quota:
+            logger.warning("requeued: over quota", extra={**_names(batch, part), "reason": status.reason})
+            self.parts.requeue(ref, reason=status.reason)
+            self._delete_upload(batch, part)
+        fail_point("poll.saved")
+        counts = status.counts.model_dump(exclude_none=True)
+        changes = {"previous": previous, "status": status.status, "raw": status.raw, "counts": counts}
+        logger.info("answer", extra={**_names(batch, part), **changes})
+        if not status.known and status.raw != part.provider_status:
+            logger.warning("unknown status, read as in progress", extra={**_names(batch, part), "raw": status.raw})
+        if status.status.is_terminal:
+            logger.info("terminal", extra={**_names(batch, part), "status": status.status, "reason": status.reason})
+        return PollOutcome(
+            status=status.status,
+            provider_status=status.raw,
+            counts=status.counts,
+            requeue=status.over_quota,
+            reason=status.reason,
+        )
+
+    def _judge(
+        self, error: NightmillError, batch: BatchRow, part: ProviderBatchRow, asked: PollInput
+    ) -> NightmillError:
+        """Return the error to raise: a batch that is not known yet shortly after its creation is transient (B16)."""
+        if isinstance(error, NotFound) and part.created_at and datetime.now(UTC) - part.created_at < APPEARS_WITHIN:
+            error = ProviderUnavailable(f"{error} (created just now, so it may still appear)", http_status=404)
+        if isinstance(error, TransientError):
+            details = {"error": type(error).__name__, "detail": str(error), "next_poll": asked.next_poll_at.isoformat()}
+            logger.warning("transient error", extra={**_names(batch, part), **details})
+        return error
+
+    def _delete_upload(self, batch: BatchRow, part: ProviderBatchRow) -> None:
+        """Delete the file of a batch that is created anew; a failure costs a stray file, nothing more."""
+        if part.input_file_id is None:
+            return
+        try:
+            provider = self.provider_for(batch.provider, batch.account)
+            provider.clean_up(part.provider_batch_id, part.refs, file_id=part.input_file_id)
+        except NightmillError as error:
+            logger.warning("uploaded file not deleted", extra={**_names(batch, part), "error": str(error)})
+
+    def cancel(self, ref: PartRef) -> None:
+        """Ask the provider to cancel; asking twice is harmless.
+
+        Raises:
+            TransientError: It could not be asked now.
+            PermanentError: It refuses.
+        """
+        try:
+            batch, part = self.parts.get(ref)
+        except BatchNotFound:
+            return
+        if part.settled_at is not None or part.provider_batch_id is None:
+            return
+        self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
+        fail_point("cancel.sent")
+        self.parts.record_cancel_sent(ref, now=datetime.now(UTC))
+        logger.info("cancel sent", extra=_names(batch, part))
+
+
+def _names(batch: BatchRow, part: ProviderBatchRow) -> dict[str, object]:
+    return {
+        "batch": batch.id,
+        "round": part.round,
+        "part": part.part,
+        "provider": batch.provider,
+        "model": batch.model,
+        "provider_batch_id": part.provider_batch_id,
+    }
+
+
+def _text(batch: BatchRow) -> str | None:
+    return batch.handler_dispatched_at.isoformat() if batch.handler_dispatched_at else None

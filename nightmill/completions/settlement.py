@@ -1,0 +1,164 @@
+"""The end of a provider batch, of a round, and of a batch: harvest, fill what is missing, decide, close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nightmill.completions.planning import plan_parts
+from nightmill.contracts import (
+    BatchStatus,
+    BatchSummary,
+    ErrorCode,
+    PartOutcome,
+    PartRef,
+    RoundInput,
+    RoundOutcome,
+    SettleInput,
+)
+from nightmill.errors import BatchNotFound, NightmillError
+from nightmill.failpoints import fail_point
+
+if TYPE_CHECKING:
+    from nightmill.completions.ingest import Harvester
+    from nightmill.completions.submission import ProviderFor
+    from nightmill.providers.base import Limits
+    from nightmill.storage.batches import BatchRepository
+    from nightmill.storage.models import BatchRow, ProviderBatchRow
+    from nightmill.storage.outcomes import OutcomeRepository
+    from nightmill.storage.provider_batches import ProviderBatchRepository
+    from nightmill.storage.requests import RequestRepository
+
+logger = logging.getLogger(__name__)
+
+MISSING: dict[BatchStatus, ErrorCode] = {
+    BatchStatus.ENDED: ErrorCode.ENTRY_MISSING,
+    BatchStatus.CANCELED: ErrorCode.CANCELED,
+    BatchStatus.EXPIRED: ErrorCode.EXPIRED,
+    BatchStatus.FAILED: ErrorCode.BATCH_FAILED,
+}
+"""What a request without a result failed with, by the status of its provider batch (B21)."""
+
+RETRIABLE = frozenset({ErrorCode.ENTRY_MISSING, ErrorCode.EXPIRED, ErrorCode.CANCELED, ErrorCode.NOT_SUBMITTED})
+"""Those of them that another round may heal."""
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Harvests parts, closes rounds and batches. Each method can be run again at any time.
+
+    Attributes:
+        provider_for: Gives a provider by name and account.
+        batches: The records of batches.
+        parts: The records of provider batches.
+        requests: The stored requests.
+        outcomes: The stored outcomes.
+        harvester: Brings results into the database.
+        limits_of: Gives a provider's limits by name; needs no key.
+        deletes_files: Whether our files at a provider are deleted after the harvest.
+    """
+
+    provider_for: ProviderFor
+    batches: BatchRepository
+    parts: ProviderBatchRepository
+    requests: RequestRepository
+    outcomes: OutcomeRepository
+    harvester: Harvester
+    limits_of: Callable[[str], Limits]
+    deletes_files: Callable[[str], bool]
+
+    def settle_part(self, end: SettleInput, *, heartbeat: Callable[[dict[str, Any]], None]) -> PartOutcome:
+        """Store all results that there are, fail what has none, and write the part's final status.
+
+        Raises:
+            TransientError: Results could not be fetched or stored now; what was stored stays.
+            PermanentError: The provider does not give the results until someone changes something.
+        """
+        fail_point("harvest.start")
+        ref = end.part
+        try:
+            batch, part = self.parts.get(ref)
+        except BatchNotFound:
+            logger.warning("batch not found", extra={"batch": ref.batch_id})
+            return PartOutcome(status=BatchStatus.FAILED, lost=True)
+        if part.settled_at is None:
+            if part.provider_batch_id is not None:
+                provider = self.provider_for(batch.provider, batch.account)
+                report = self.harvester.harvest(provider, part, batch, heartbeat=heartbeat, fail_point=fail_point)
+                logger.info("harvested", extra={"batch": batch.id, "part": part.part, "report": str(report)})
+            fail_point("harvest.end")
+            self._fill(end, part)
+            fail_point("harvest.filled")
+            status = self.parts.entries_decide(ref, end.status)
+            self.parts.settle(ref, status, reason=end.reason, now=datetime.now(UTC))
+            fail_point("harvest.settled")
+            _, part = self.parts.get(ref)
+        if part.cleaned_at is None and self.deletes_files(batch.provider):
+            self._clean_up(ref, batch, part)
+        counted = self.parts.outcomes(ref)
+        return PartOutcome(status=part.status, completed=counted.get(True, 0), failed=counted.get(False, 0))
+
+    def _fill(self, end: SettleInput, part: ProviderBatchRow) -> None:
+        code = end.code or MISSING[end.status]
+        message = end.reason or part.provider_error or f"no result: the provider batch is {end.status}"
+        assert part.key is not None  # noqa: S101 - a loaded row has its key
+        filled = self.outcomes.fill_missing(
+            part.key, code=code, message=message[:1000], retryable=code in RETRIABLE, now=datetime.now(UTC)
+        )
+        if filled:
+            logger.warning("completions without result", extra={"part": part.key, "code": code, "count": filled})
+
+    def _clean_up(self, ref: PartRef, batch: BatchRow, part: ProviderBatchRow) -> None:
+        """Delete our files at the provider; a failure leaves a stray file there and is no reason to hold results back."""
+        try:
+            provider = self.provider_for(batch.provider, batch.account)
+            provider.clean_up(part.provider_batch_id, part.refs, file_id=part.input_file_id)
+        except NightmillError as error:
+            logger.warning("files not deleted", extra={"batch": batch.id, "part": part.part, "error": str(error)})
+            return
+        self.parts.record_cleaned(ref, now=datetime.now(UTC))
+        fail_point("clean_up.done")
+
+    def settle_round(self, asked: RoundInput) -> RoundOutcome:
+        """Plan another round if one is due, or else write the terminal status and return the summary."""
+        fail_point("round.start")
+        try:
+            batch = self.batches.get(asked.batch_id)
+        except BatchNotFound:
+            logger.warning("batch not found", extra={"batch": asked.batch_id})
+            return RoundOutcome(lost=True)
+        if not batch.status.is_terminal:
+            if self._another_round_is_due(batch, asked.round):
+                parts = self.plan_round(batch, asked.round + 1, now=asked.now)
+                return RoundOutcome(next_round=asked.round + 1, parts=parts)
+            status, reason = self.batches.round_verdict(batch.id)
+            status = self.batches.finish(
+                batch.id, status, reason=reason, now=datetime.now(UTC), dispatch=self._wants_to_know(batch, status)
+            )
+            logger.info("terminal", extra={"batch": batch.id, "status": status, "reason": reason})
+        fail_point("round.finished")
+        return RoundOutcome(summary=self.summary(batch.id))
+
+    def _another_round_is_due(self, batch: BatchRow, round_: int) -> bool:
+        if batch.cancel_requested_at is not None or round_ >= batch.retry_rounds:
+            return False
+        return batch.round > round_ or self.batches.retriable_failures(batch.id, round_) > 0
+
+    @staticmethod
+    def _wants_to_know(batch: BatchRow, status: BatchStatus) -> bool:
+        handler = batch.completion_handler
+        return handler is not None and (not handler.get("on") or status.value in handler["on"])
+
+    def plan_round(self, batch: BatchRow, round_: int, *, now: datetime) -> int:
+        """Divide a round's requests into provider batches and store the plan; return how many there are."""
+        limits = self.limits_of(batch.provider)
+        assert batch.key is not None  # noqa: S101 - a loaded row has its key
+        sizes: Iterable[tuple[int, int]] = self.requests.pending_sizes(batch.key, round_)
+        return self.batches.start_round(batch.id, round_, plan_parts(sizes, limits), now=now)
+
+    def summary(self, batch_id: str) -> BatchSummary:
+        """Return what became of a batch, or how it stands."""
+        return self.outcomes.summarize(batch_id)
