@@ -194,7 +194,7 @@ def test_a_slow_drip_ends_at_the_total_deadline(server: Loopback, client: HttpCl
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n" + (b"X: " if drip_headers else b"\r\n")
         with suppress(OSError):
             peer.sendall(head)
-            for _ in range(100):
+            for _count in range(100):
                 peer.sendall(b"x")
                 time.sleep(0.1)
 
