@@ -36,11 +36,13 @@ _BELONGS = (
     " WHERE o.batch_key = c.batch_key AND o.seq = c.seq AND o.round = :prior AND NOT o.ok AND o.error_retryable))"
 )
 # A page ends after `rows` requests or with the one that reaches `bytes`: a few huge requests must not fill the memory.
-_LINES_PAGE = text(
-    "SELECT c.seq, c.line FROM completions c JOIN (SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM"  # noqa: S608
+# Looking for its end reads the short columns only.
+_PAGE_END = text(
+    "SELECT max(seq) FROM (SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM"  # noqa: S608
     f" (SELECT c.seq, c.bytes FROM completions c WHERE {_BELONGS} ORDER BY c.seq LIMIT :rows) AS near) AS page"
-    " ON c.batch_key = :batch AND c.seq = page.seq WHERE page.before < :bytes ORDER BY c.seq"
+    " WHERE before < :bytes"
 )
+_LINES = text(f"SELECT c.line FROM completions c WHERE {_BELONGS} ORDER BY c.seq")  # noqa: S608
 _IDS = {
     "sqlite": "c.wire_id IN (SELECT value FROM json_each(:ids))",
     "postgresql": "c.wire_id IN (SELECT json_array_elements_text(CAST(:ids AS json)))",
@@ -188,12 +190,13 @@ class StoredLines:
         values = _bounds(self.part) | {"rows": PAGE_ROWS, "bytes": PAGE_BYTES}
         while values["first"] <= self.part.last:
             with self.db.reading() as session:
-                rows = session.connection().execute(_LINES_PAGE, values).fetchall()
-            if not rows:
-                return
-            for row in rows:
-                yield bytes(row.line)
-            values["first"] = rows[-1].seq + 1
+                connection = session.connection()
+                end = connection.execute(_PAGE_END, values).scalar()
+                if end is None:
+                    return
+                lines = connection.execute(_LINES, values | {"last": end}).scalars().all()
+            yield from lines
+            values["first"] = end + 1
 
 
 def _bounds(part: ProviderBatchRow) -> dict[str, Any]:
@@ -221,7 +224,8 @@ def _write_spool(spool: IO[bytes], requests: Iterable[StoredRequest]) -> int:
         if len(page) >= PAGE_ROWS or size >= PAGE_BYTES:
             _write_page(spool, page)
             page, size = [], 0
-    _write_page(spool, page)
+    if page:
+        _write_page(spool, page)
     return count
 
 
