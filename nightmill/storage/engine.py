@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +163,7 @@ def _sqlite_engine(url: URL, settings: DatabaseSettings) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _switch_to_wal(connection, settings.busy_timeout.total_seconds())
         # NORMAL: a power cut may lose the last commits but never corrupts, and every step here can be done again.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -174,6 +175,23 @@ def _sqlite_engine(url: URL, settings: DatabaseSettings) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _switch_to_wal(connection: sqlite3.Connection, patience: float) -> None:
+    """Switch to WAL; nothing changes where the file is in that mode already.
+
+    While two processes make the same file, SQLite refuses the switch at once instead of waiting as it does elsewhere.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _postgres_engine(url: URL, settings: DatabaseSettings) -> Engine:
