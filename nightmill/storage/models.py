@@ -176,7 +176,7 @@ class CompletionRow(SQLModel, table=True):
         wire_id: The id as sent to the provider.
         bytes: Length of the line.
         response_schema: JSON schema of the answer, as text.
-        line: The rendered line, UTF-8, without line end. It stands last: SQLite reads through all that stands before.
+        line: The rendered line, UTF-8, without line end. Last in the table: SQLite reads through all that stands before.
     """
 
     __tablename__ = "completions"
@@ -189,9 +189,9 @@ class CompletionRow(SQLModel, table=True):
     seq: int = Field(primary_key=True)
     custom_id: str = Field(sa_column=Column(Text, nullable=False))
     wire_id: str = Field(sa_column=Column(Text, nullable=False))
+    line: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     bytes: int
     response_schema: str | None = Field(default=None, sa_column=Column(Text))
-    line: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
 class OutcomeRow(SQLModel, table=True):
