@@ -8,6 +8,7 @@ highest round, and every count is a count of rows. A status column has one write
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, Index, Integer, LargeBinary, Text, TypeDecorator
@@ -106,6 +107,11 @@ class BatchRow(SQLModel, table=True):
     handler_dispatched_at: datetime | None = _time()
     dispatches: int = 0
 
+    @property
+    def budget_decimal(self) -> Decimal:
+        """The budget as a number."""
+        return Decimal(self.budget or 0)
+
     __table_args__ = (Index("ix_batches_status_next_poll_at", "status", "next_poll_at"),)
 
 
@@ -176,7 +182,7 @@ class CompletionRow(SQLModel, table=True):
         wire_id: The id as sent to the provider.
         bytes: Length of the line.
         response_schema: JSON schema of the answer, as text.
-        line: The rendered line, UTF-8, without line end. Last in the table: SQLite reads through all that stands before.
+        line: The rendered line, UTF-8, without line end. Last in the table: SQLite reads through what stands before.
     """
 
     __tablename__ = "completions"
