@@ -210,10 +210,12 @@ class Engine:
 
     def _store_results(self, batch: Batch, at: float) -> None:
         """Give the batch its result files, as OpenAI and Gemini have them; an empty one does not exist."""
+        if batch.provider not in ("openai", "google"):
+            return
         succeeded = batch.count(Outcome.SUCCEEDED)
-        if succeeded:
+        if succeeded or (batch.provider == "google" and batch.count(Outcome.FAILED)):
             batch.output_file_id = self._result_file(batch, "output", at).id
-        if succeeded < len(batch.lines):
+        if succeeded < len(batch.lines) and batch.provider == "openai":
             batch.error_file_id = self._result_file(batch, "error", at).id
 
     def _result_file(self, batch: Batch, part: str, at: float) -> StoredFile:

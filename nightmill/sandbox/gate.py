@@ -15,7 +15,7 @@ from nightmill.sandbox.http import BadBody, Dropped, Reply, Request, json_reply
 from nightmill.sandbox.model import Batch, StoredFile
 
 
-class Refused(Exception):  # noqa: N818 (a provider's answer, not a mistake of ours)
+class Refused(Exception):
     """A provider says no.
 
     Attributes:

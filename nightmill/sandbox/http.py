@@ -21,7 +21,7 @@ CHUNK = 256 * 1024
 STALE_AFTER = 120.0  # seconds without a byte before a connection's thread gives up
 
 
-class Dropped(Exception):  # noqa: N818 (it is a deed, not an error)
+class Dropped(Exception):
     """Close this connection without another byte.
 
     Attributes:
@@ -33,7 +33,7 @@ class Dropped(Exception):  # noqa: N818 (it is a deed, not an error)
         self.reset = reset
 
 
-class BadBody(ValueError):  # noqa: N818
+class BadBody(ValueError):
     """The request's body is not what its headers promise."""
 
 

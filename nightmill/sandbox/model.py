@@ -107,6 +107,7 @@ class Batch:
         done: How many requests, in input order, were finished when the batch ended early; None otherwise.
         since: When each phase began.
         errors: Why validation failed, in OpenAI's shape; the other providers use the message.
+        ready: The order of its results, once it has ended and a page of them was asked for.
         hidden_until: Before this time the batch can be neither read nor listed.
     """
 
@@ -130,6 +131,7 @@ class Batch:
     done: int | None = None
     polls: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
+    ready: list[int] | None = None
     hidden_until: float = 0.0
     deleted: bool = False
     output_file_id: str | None = None

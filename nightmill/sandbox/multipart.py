@@ -14,7 +14,7 @@ MAX_FIELD = 64 * 1024
 MAX_HEADER = 16 * 1024
 
 
-class TooLarge(ValueError):  # noqa: N818
+class TooLarge(ValueError):
     """The file is over the limit; what came of it is gone."""
 
 

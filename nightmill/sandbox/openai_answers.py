@@ -43,7 +43,7 @@ def usage_of(url: str, body: Mapping[str, Any], given: Answer) -> dict[str, Any]
     if url == RESPONSES:
         return {
             "input_tokens": usage.prompt,
-            "input_tokens_details": {"cached_tokens": usage.cached},
+            "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
             "output_tokens": output,
             "output_tokens_details": {"reasoning_tokens": usage.reasoning},
             "total_tokens": usage.prompt + output,

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
+from nightmill.sandbox.anthropic import Anthropic
 from nightmill.sandbox.control import Control, batch_json, file_json
 from nightmill.sandbox.engine import Engine
 from nightmill.sandbox.faults import Fault, FaultPlan
 from nightmill.sandbox.gate import Gate
+from nightmill.sandbox.google import Google
 from nightmill.sandbox.http import Reply, Request, Server
 from nightmill.sandbox.model import Phase
 from nightmill.sandbox.openai import OpenAI
 from nightmill.sandbox.profile import Profile
+from nightmill.sandbox.xai import XAI
 
 
 class Sandbox:
@@ -51,7 +54,7 @@ class Sandbox:
         self._address = (host, port)
         self._plan = FaultPlan(faults)
         self._engine = Engine(self._initial, seed)
-        self._gate = Gate(self._engine, self._plan, [OpenAI(self._engine)])
+        self._gate = Gate(self._engine, self._plan, [one(self._engine) for one in (OpenAI, Anthropic, Google, XAI)])
         self._control = Control(self)
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
