@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nightmill.contracts import BatchStatus, Counts, ErrorCode
 
 if TYPE_CHECKING:
-    from nightmill.completions.requests import NeutralRequest
+    from nightmill.completions.neutral import NeutralRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the provider takes. Each number's source stands where the provider sets it; all can be overridden by settings.
+    """What the provider takes; each number's source stands where the provider sets it, settings can override them.
 
     Attributes:
         max_requests: Requests in one provider batch.
@@ -96,7 +96,7 @@ class ProviderStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultSource:
-    """One file or listing of results: entries as JSON lines (`\\n` between them), streamed.
+    """One file or listing of results: entries as JSON lines (a line feed between them), streamed.
 
     Attributes:
         name: Short and stable within the provider batch: `output`, `errors`, `results`.
@@ -245,4 +245,8 @@ class BatchProvider(Protocol):
 
     def check_access(self) -> None:
         """Make one free call that needs the key; raise `AccessDenied` where it is not accepted."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections; the provider cannot be used afterwards."""
         ...

@@ -1,0 +1,1 @@
+"""The providers' batch APIs behind one interface, `nightmill.providers.base.BatchProvider`; one module each."""

@@ -1,0 +1,69 @@
+"""How a provider is reached; built from the settings, without knowing them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from nightmill.web.classify import RETRIABLE_STATUSES
+from nightmill.web.client import HttpClient, Timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import SecretStr
+
+    from nightmill.providers.base import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderConfig:
+    """One provider under one key.
+
+    Attributes:
+        api_key: The key.
+        base_url: Base address; for OpenAI and xAI with `/v1`.
+        auth_header: OpenAI only: `api-key` for Azure-style deployments.
+        api_version: OpenAI only: the `api-version` query of Azure.
+        max_requests: Replaces the provider's limit of requests a batch.
+        max_bytes: Replaces the provider's limit of bytes a batch.
+        retriable_statuses: HTTP statuses that mean "later".
+        timeouts: How long one exchange may wait.
+        download_deadline: For all waiting on the provider while one file of results is read.
+        max_download_bytes: Bound on one file of results; larger than any batch's answers are.
+    """
+
+    api_key: SecretStr
+    base_url: str
+    auth_header: Literal["bearer", "api-key"] = "bearer"
+    api_version: str | None = None
+    max_requests: int | None = None
+    max_bytes: int | None = None
+    retriable_statuses: frozenset[int] = RETRIABLE_STATUSES
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    download_deadline: timedelta = timedelta(minutes=30)
+    max_download_bytes: int = 16 * 1024**3
+
+    def limited(self, limits: Limits) -> Limits:
+        """Return the provider's limits with what is overridden here."""
+        max_bytes = self.max_bytes or limits.max_bytes
+        return dataclasses.replace(
+            limits,
+            max_requests=self.max_requests or limits.max_requests,
+            max_bytes=max_bytes,
+            max_request_bytes=min(limits.max_request_bytes, max_bytes),
+        )
+
+    def open_client(
+        self, auth: Mapping[str, str], *, base_url: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> HttpClient:
+        """Return a client that sends the headers `auth` to the base address and nowhere else."""
+        return HttpClient(
+            base_url or self.base_url,
+            auth_headers=auth,
+            headers=headers,
+            timeouts=self.timeouts,
+            retriable_statuses=self.retriable_statuses,
+        )
