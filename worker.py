@@ -1,1 +1,153 @@
-"""The composition root."""
+"""The composition root: settings -> dependencies -> worker. Started by `python -m worker` or `nightmill worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import workflows
+from activities.batches import BatchActivities
+from activities.handlers import handler_workflow_finished
+from activities.heartbeats import HeartbeatInterceptor
+from nightmill.assembly import Assembly, assembled
+from nightmill.client.connection import connect, register_search_attributes
+from nightmill.errors import NightmillError
+from nightmill.ids import TASK_QUEUE
+from nightmill.settings import Settings, load_settings
+from nightmill.storage import schema
+from nightmill.telemetry import set_up_logging
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
+from workflows.admission import AdmissionInterceptor
+from workflows.batch_completion import ModelCompletionBatch
+from workflows.provider_batch import ProviderBatch
+from workflows.story import SEARCH_ATTRIBUTES
+
+logger = logging.getLogger("nightmill.worker")
+
+STICKY_TIMEOUT = timedelta(seconds=3)
+"""How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is what recovery from a
+killed worker mostly consists of; much less, and a busy worker's tasks are replayed elsewhere."""
+
+WORKFLOWS = [ModelCompletionBatch, ProviderBatch]
+
+
+def build_worker(client: Client, assembly: Assembly, *, task_queue: str = TASK_QUEUE) -> Worker:
+    """Return a worker for Nightmill's workflows and activities; the caller runs it."""
+    limits = assembly.settings.worker
+    activities = BatchActivities(
+        preparer=assembly.preparer,
+        submitter=assembly.submitter,
+        poller=assembly.poller,
+        settler=assembly.settler,
+        deliverer=assembly.deliverer,
+        batches=assembly.batches,
+        notifier=assembly.notifier,
+    )
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=WORKFLOWS,
+        activities=[
+            activities.prepare_batch,
+            activities.submit_part,
+            activities.find_part,
+            activities.poll_part,
+            activities.cancel_part,
+            activities.harvest_part,
+            activities.settle_round,
+            activities.request_cancel,
+            activities.set_attention,
+            activities.deliver_webhook,
+            activities.record_delivered,
+            handler_workflow_finished,
+        ],
+        activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
+        max_concurrent_activities=limits.max_activities,
+        max_cached_workflows=limits.max_cached_workflows,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=timedelta(seconds=2),
+        graceful_shutdown_timeout=limits.shutdown_grace,
+        interceptors=[HeartbeatInterceptor(), AdmissionInterceptor()],
+        deployment_config=_deployment(),
+    )
+
+
+def _deployment() -> WorkerDeploymentConfig:
+    """Name the build; versioning is on only when deployment name and build id are both given (O9)."""
+    name = os.environ.get("TEMPORAL_DEPLOYMENT_NAME")
+    build = os.environ.get("TEMPORAL_WORKER_BUILD_ID")
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(name or "nightmill", build or _hash_of_workflows()),
+        use_worker_versioning=bool(name and build),
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE if name and build else VersioningBehavior.UNSPECIFIED,
+    )
+
+
+def _hash_of_workflows() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(workflows.__file__)).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+async def run(settings: Settings, *, task_queue: str = TASK_QUEUE) -> None:
+    """Run a worker until SIGTERM or SIGINT; running activities get `NIGHTMILL_WORKER__SHUTDOWN_GRACE` to end.
+
+    Raises:
+        SchemaOutdated: The database is of another version.
+        NightmillError: Temporal or the database cannot be used.
+    """
+    with assembled(settings) as assembly:
+        schema.check(assembly.database)
+        client = await connect(settings)
+        await register_search_attributes(client, SEARCH_ATTRIBUTES)
+        worker = build_worker(client, assembly, task_queue=task_queue)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with worker:
+            logger.info("worker ready", extra={"task_queue": task_queue, "namespace": client.namespace})
+            await stop.wait()
+            logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
+
+
+def _keep_messages_constant() -> None:
+    """Keep the SDK from writing its context into every message; the records' fields have it already."""
+    activity.logger.activity_info_on_message = False
+    workflow.logger.workflow_info_on_message = False
+
+
+def main() -> None:
+    """Run the worker and exit: 0 after a signal, 1 for a set-up that cannot work."""
+    code = 0
+    try:
+        settings = load_settings()
+        set_up_logging(settings)
+        _keep_messages_constant()
+        asyncio.run(run(settings))
+    except NightmillError as error:
+        sys.stderr.write(f"nightmill: {error}\n")
+        code = 1
+    finish(code)
+
+
+def finish(code: int) -> None:
+    """End the process with this exit code. The SDK can crash in the interpreter's own shutdown (sdk-python#300)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

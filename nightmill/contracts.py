@@ -478,12 +478,14 @@ class SettleInput(Contract):
         status: Terminal status to record for it.
         reason: Why, where there is something to say.
         code: Error of the requests that no result was found for; None: derived from `status`.
+        without_results: Give up on results that could not be had.
     """
 
     part: PartRef
     status: BatchStatus
     reason: str | None = None
     code: ErrorCode | None = None
+    without_results: bool = False
 
 
 class PartOutcome(Outcome):

@@ -85,7 +85,7 @@ class Settler:
             logger.warning("batch not found", extra={"batch": ref.batch_id})
             return PartOutcome(status=BatchStatus.FAILED, lost=True)
         if part.settled_at is None:
-            if part.provider_batch_id is not None:
+            if part.provider_batch_id is not None and not end.without_results:
                 provider = self.provider_for(batch.provider, batch.account)
                 report = self.harvester.harvest(provider, part, batch, heartbeat=heartbeat, fail_point=fail_point)
                 logger.info("harvested", extra={"batch": batch.id, "part": part.part, "report": str(report)})

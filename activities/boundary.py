@@ -1,0 +1,40 @@
+"""Where Nightmill's errors become Temporal's: what is tried again, when, and what is only noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from nightmill.errors import NightmillError, PermanentError
+
+LONGEST_MESSAGE = 1_000
+"""A failure is a payload: what a provider wrote stays out of histories beyond this many characters."""
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+"""A provider that asks for more is asked again after this long all the same."""
+
+
+@contextmanager
+def temporal_errors() -> Iterator[None]:
+    """Turn `TransientError` into a benign retry, honouring `Retry-After`, and `PermanentError` into a final failure.
+
+    Anything else passes: it is a bug, and Temporal shows it with its trace.
+    """
+    try:
+        yield
+    except PermanentError as error:
+        raise ApplicationError(
+            str(error)[:LONGEST_MESSAGE], error.code, type=type(error).__name__, non_retryable=True
+        ) from None
+    except NightmillError as error:
+        pause = getattr(error, "retry_after", None)
+        raise ApplicationError(
+            str(error)[:LONGEST_MESSAGE],
+            error.code,
+            type=type(error).__name__,
+            next_retry_delay=min(pause, LONGEST_RETRY_AFTER) if pause else None,
+            category=ApplicationErrorCategory.BENIGN,
+        ) from None

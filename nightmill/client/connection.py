@@ -1,0 +1,83 @@
+"""The connection to Temporal, by the SDK's own environment configuration."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfigProfile
+from temporalio.service import RPCError, RPCStatusCode
+
+from nightmill.client.converter import data_converter
+from nightmill.errors import NotConfigured, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from temporalio.common import SearchAttributeKey
+    from temporalio.runtime import Runtime
+
+    from nightmill.settings import Settings
+
+DEFAULT_ADDRESS = "localhost:7233"
+
+
+class TemporalUnreachable(TransientError):
+    """No Temporal server answers at the configured address."""
+
+    code = "temporal_unreachable"
+
+
+async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:
+    """Connect as `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_*` and profiles say.
+
+    Raises:
+        TemporalUnreachable: No server answers.
+        NotConfigured: A profile or the encryption key cannot be used.
+    """
+    try:
+        config = ClientConfigProfile.load().to_client_connect_config()
+    except Exception as error:  # noqa: BLE001 - the SDK raises several kinds for a bad profile
+        raise NotConfigured(f"Temporal profile: {error}") from error
+    config.setdefault("target_host", DEFAULT_ADDRESS)
+    converter = data_converter(settings.encryption_key)
+    try:
+        return await Client.connect(**config, data_converter=converter, runtime=runtime)
+    except RuntimeError as error:
+        raise TemporalUnreachable(
+            f"no Temporal server at {config['target_host']}: set TEMPORAL_ADDRESS, or start one with `nightmill dev`"
+        ) from error
+
+
+async def register_search_attributes(client: Client, keys: Sequence[SearchAttributeKey[object]]) -> None:
+    """Make the search attributes known to the namespace; what is there already stays.
+
+    Raises:
+        NotConfigured: One exists with another type, or may not be added; the message says how an operator does it.
+    """
+    wanted = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in keys}
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        for name, kind in wanted.items():
+            if known.custom_attributes.get(name, kind) != kind:
+                raise NotConfigured(f"search attribute {name} exists with another type: remove or rename it")
+        missing = {name: kind for name, kind in wanted.items() if name not in known.custom_attributes}
+        if missing:
+            await client.operator_service.add_search_attributes(
+                AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
+            )
+    except RPCError as error:
+        if error.status is RPCStatusCode.ALREADY_EXISTS:
+            return
+        names = ", ".join(f"{name}={IndexedValueType.Name(kind)}" for name, kind in wanted.items())
+        raise NotConfigured(f"search attributes could not be registered ({error.message}); needed are {names}") from error
+
+
+def temporal_address() -> str:
+    """Return the address that `connect` would use, for messages."""
+    return os.environ.get("TEMPORAL_ADDRESS", DEFAULT_ADDRESS)

@@ -1,0 +1,308 @@
+"""Start, watch and steer batches from a program."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from temporalio.client import (
+    Client,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from nightmill import ids
+from nightmill.assembly import Assembly, assembled
+from nightmill.client.connection import TemporalUnreachable, connect
+from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
+from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress
+from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput
+from nightmill.settings import Settings, load_settings
+from nightmill.storage import schema
+
+if TYPE_CHECKING:
+    from nightmill.storage.models import BatchRow
+    from nightmill.storage.outcomes import Result
+
+_T = TypeVar("_T")
+
+WORKFLOW = "ModelCompletionBatch"
+
+UPDATE_ANSWERS_WITHIN = timedelta(seconds=20)
+"""How long an update waits for a worker to take it."""
+
+
+@dataclass(frozen=True)
+class Nightmill:
+    """A connection to Temporal and to the database. Made by `connect`.
+
+    Attributes:
+        temporal: The Temporal client, with Nightmill's data converter.
+        assembly: The database and what reads it.
+    """
+
+    temporal: Client
+    assembly: Assembly
+
+    @staticmethod
+    @asynccontextmanager
+    async def connect(settings: Settings | None = None) -> AsyncIterator[Nightmill]:
+        """Connect as the settings say, or those of the environment; closes the database at the end.
+
+        Raises:
+            TemporalUnreachable: No Temporal server answers.
+            SchemaOutdated: The database is of another version.
+            StorageUnavailable: The database does not answer.
+            NotConfigured: A setting cannot be used.
+        """
+        settings = settings or load_settings()
+        with assembled(settings) as assembly:
+            await asyncio.to_thread(schema.check, assembly.database)
+            yield Nightmill(await connect(settings), assembly)
+
+    async def submit(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        provider: str,
+        model: str,
+        batch_id: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Store requests, start their batch, and return its id.
+
+        Args:
+            requests: Objects of the shapes that a JSONL file may hold; see docs/requests.md.
+            provider: `openai`, `anthropic`, `google` or `xai`.
+            model: The provider's model name.
+            batch_id: 1 to 64 letters, digits, `_` or `-`; default a new UUIDv7. An id that is taken is refused, so an id
+                of your own makes submitting safe to repeat.
+            **options: `endpoint`, `completion_handler`, `metadata`, `poll_schedule`, `max_age`, `retry_rounds`, `budget`,
+                `account`, as in `nightmill.contracts.BatchInput`.
+
+        Raises:
+            InvalidInput: An argument or a request cannot be used; the message names it. Nothing was stored.
+            BatchConflict: The id is taken.
+            TemporalUnreachable: The batch is stored, but could not be started; `start` does it later.
+        """
+        given = read_input(provider=provider, model=model, **options)
+        render = self.assembly.renderer(provider)
+        reader = read_request_objects(requests, provider=render, model=model, endpoint=given.endpoint)
+        return await self._submit(given, reader, batch_id)
+
+    async def submit_file(
+        self, chunks: Iterable[bytes], *, name: str, provider: str, model: str, batch_id: str | None = None, **options: Any
+    ) -> str:
+        """Do as `submit` does, with the bytes of a JSONL file; `name` is its name in messages."""
+        given = read_input(provider=provider, model=model, **options)
+        render = self.assembly.renderer(provider)
+        reader = read_requests(chunks, provider=render, model=model, endpoint=given.endpoint, source=name)
+        return await self._submit(given, reader, batch_id)
+
+    async def _submit(self, given: BatchInput, reader: RequestReader, batch_id: str | None) -> str:
+        batch_id = ids.check_batch_id(batch_id) if batch_id else ids.new_batch_id()
+        row = await asyncio.to_thread(self.assembly.preparer.store, batch_id, given, reader)
+        await self._start(row)
+        return batch_id
+
+    async def start(self, batch_id: str) -> None:
+        """Start a stored batch whose workflow does not run; one that runs goes on undisturbed.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            BatchConflict: It has ended.
+        """
+        row = await asyncio.to_thread(self.assembly.batches.get, batch_id)
+        if row.status.is_terminal:
+            raise BatchConflict(f"batch {batch_id} is {row.status} already")
+        await self._start(row)
+
+    async def _start(self, row: BatchRow) -> None:
+        try:
+            await self.temporal.start_workflow(
+                WORKFLOW,
+                BatchInput(batch_id=row.id),
+                id=ids.batch_workflow_id(row.id),
+                task_queue=ids.TASK_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                static_summary=f"{row.provider} {row.model}: {row.requests:,} requests",
+            )
+        except WorkflowAlreadyStartedError:
+            raise BatchConflict(f"batch {row.id} has been completed") from None
+        except RPCError as error:
+            raise TemporalUnreachable(
+                f"batch {row.id} is stored but could not be started ({error.message}): "
+                f"`nightmill batch submit --resume {row.id}` starts it"
+            ) from error
+
+    async def retry_failed(self, batch_id: str, *, only_retriable: bool = False) -> str:
+        """Make and start a new batch of an ended one's failed completions, and return its id (`retry_of` is the old one).
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            BatchConflict: It has not ended.
+            InvalidInput: Nothing failed.
+        """
+        row = await asyncio.to_thread(self.assembly.batches.get, batch_id)
+        if not row.status.is_terminal:
+            raise BatchConflict(f"batch {batch_id} is {row.status}: wait until it has ended, or cancel it")
+        new_id = ids.new_batch_id()
+        failed = self.assembly.requests.failed(batch_id, only_retriable=only_retriable)
+        new = await asyncio.to_thread(self.assembly.preparer.store_retry, new_id, row, failed)
+        await self._start(new)
+        return new_id
+
+    def _handle(self, batch_id: str) -> WorkflowHandle[Any, BatchSummary]:
+        return self.temporal.get_workflow_handle(ids.batch_workflow_id(batch_id), result_type=BatchSummary)
+
+    async def wait(self, batch_id: str, *, timeout: timedelta | None = None) -> BatchSummary:
+        """Return the summary once the batch has ended and its handler has succeeded.
+
+        Args:
+            batch_id: The batch.
+            timeout: Give up waiting after this long; the batch goes on.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+            BatchNotFound: There is no such batch.
+            InvalidInput: The workflow failed for its input.
+        """
+        try:
+            async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+                return await self._handle(batch_id).result()
+        except WorkflowFailureError as error:
+            if isinstance(error.cause, CancelledError):
+                return await self.summary(batch_id)
+            raise InvalidInput(f"batch {batch_id}: {error.cause}") from error
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return await self._ended(batch_id)
+            raise
+
+    async def _ended(self, batch_id: str) -> BatchSummary:
+        """Return the summary of a batch whose workflow is gone."""
+        summary = await self.summary(batch_id)
+        if not summary.status.is_terminal:
+            raise BatchConflict(
+                f"batch {batch_id} is {summary.status} and no workflow runs it: "
+                f"`nightmill batch submit --resume {batch_id}` goes on with it"
+            )
+        return summary
+
+    async def summary(self, batch_id: str) -> BatchSummary:
+        """Return how the batch stands, or what became of it.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return await asyncio.to_thread(self.assembly.outcomes.summarize, batch_id)
+
+    async def progress(self, batch_id: str) -> Progress:
+        """Ask the running workflow how it stands.
+
+        Raises:
+            BatchNotFound: No workflow has this id.
+        """
+        try:
+            return await self._handle(batch_id).query("progress", result_type=Progress)
+        except RPCError as error:
+            raise self._steering_error(batch_id, error) from error
+
+    def results(self, batch_id: str) -> Iterator[Result]:
+        """Yield each completion in the order of the requests, also while the batch is running; blocks on the database.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+        """
+        return self.assembly.outcomes.results(batch_id)
+
+    async def cancel(self, batch_id: str) -> BatchStatus:
+        """Ask for a cancel and return the status from now on; what is finished already is kept.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            BatchConflict: It has ended.
+        """
+        row = await asyncio.to_thread(self.assembly.batches.get, batch_id)
+        if row.status.is_terminal:
+            raise BatchConflict(f"batch {batch_id} is {row.status} already: there is nothing to cancel")
+        # The intent is stored first, so that it holds even if no worker is there to take the update.
+        status = await asyncio.to_thread(self.assembly.batches.request_cancel, batch_id, now=datetime.now(UTC))
+        try:
+            return await self._update(batch_id, "cancel", BatchStatus)
+        except BatchNotFound:
+            if row.status is BatchStatus.PENDING:
+                return await asyncio.to_thread(
+                    self.assembly.batches.close_unstarted, batch_id, now=datetime.now(UTC)
+                )
+            return status
+
+    async def poll_now(self, batch_id: str) -> None:
+        """Let the batch ask its provider now; also goes on where it waits for an operator.
+
+        Raises:
+            BatchNotFound: No workflow of this batch runs.
+        """
+        try:
+            await self._handle(batch_id).signal("poll_now")
+        except RPCError as error:
+            raise self._steering_error(batch_id, error) from error
+
+    async def redispatch(self, batch_id: str) -> str:
+        """Call a completion handler that has failed again, and return what happens.
+
+        Raises:
+            BatchNotFound: No workflow of this batch runs.
+            BatchConflict: The handler has succeeded, is being called, or the batch has not ended.
+        """
+        return await self._update(batch_id, "redispatch", str)
+
+    async def _update(self, batch_id: str, name: str, result_type: type[_T]) -> _T:
+        try:
+            return await self._handle(batch_id).execute_update(
+                name, result_type=result_type, rpc_timeout=UPDATE_ANSWERS_WITHIN
+            )
+        except WorkflowUpdateFailedError as error:
+            message = error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause)
+            raise BatchConflict(message) from error
+        except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+            raise TemporalUnreachable(
+                f"batch {batch_id}: no worker took the {name} within {UPDATE_ANSWERS_WITHIN.seconds} s; is one running?"
+            ) from error
+        except RPCError as error:
+            raise self._steering_error(batch_id, error) from error
+
+    @staticmethod
+    def _steering_error(batch_id: str, error: RPCError) -> BatchNotFound | TemporalUnreachable:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return BatchNotFound(f"no workflow of batch {batch_id} is running")
+        return TemporalUnreachable(f"batch {batch_id}: Temporal answered {error.message!r}")
+
+
+def read_input(*, provider: str, model: str, **options: Any) -> BatchInput:
+    """Return the checked input of a batch whose requests come from elsewhere.
+
+    Raises:
+        InvalidInput: An argument cannot be used; the message names it.
+    """
+    from pydantic import ValidationError
+
+    unknown = options.keys() & {"requests_uri", "batch_id"}
+    if unknown:
+        raise InvalidInput(f"{', '.join(sorted(unknown))}: not an option here")
+    try:
+        return BatchInput(provider=provider, model=model, requests_uri="-", **options)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}" for item in found[:10])
+        raise InvalidInput(text) from None

@@ -1,0 +1,173 @@
+"""Tell the host application that its batch is finished, until it has heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, ChildWorkflowError, FailureError, WorkflowAlreadyStartedError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.batches import BatchActivities
+    from activities.handlers import handler_workflow_finished
+    from nightmill import ids
+    from nightmill.contracts import (
+        ActivityHandler,
+        Attention,
+        BatchSummary,
+        CompletionHandler,
+        DeliverInput,
+        HandlerPayload,
+        PreparedBatch,
+        WebhookHandler,
+        WorkflowHandler,
+    )
+
+from workflows import policies
+
+EARLIER_RUN_LOOKS = timedelta(minutes=1)
+
+
+class HandlerDelivery:
+    """Calls the completion handler: never two calls at once, and none after one has succeeded.
+
+    Attributes:
+        state: `none`, `calling`, `failing`, or `delivered`; shown to people.
+        attention: Why it does not succeed.
+    """
+
+    def __init__(self, prepared: PreparedBatch, summary: BatchSummary, on_change: Callable[[], None]) -> None:
+        handler = prepared.handler
+        wanted = handler is not None and (not handler.on or summary.status.value in handler.on)
+        self._handler: CompletionHandler | None = handler if wanted and not prepared.handled else None
+        self._summary = summary
+        self._on_change = on_change
+        self._dispatch = 0
+        self._asked_again = False
+        self.state = "delivered" if prepared.handled and handler else "none"
+        self.attention: str | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the handler has failed and waits to be called again."""
+        return self.state == "failing"
+
+    def redispatch(self) -> str:
+        """Call again now; returns what happens."""
+        self._asked_again = True
+        return f"calling the {self._handler.kind if self._handler else ''} handler again"
+
+    async def run(self) -> None:
+        """Return when the handler has succeeded, or nobody wants to be told."""
+        failures = 0
+        while self._handler is not None:
+            self._dispatch += 1
+            self._show("calling")
+            try:
+                await self._call(self._handler)
+            except (ActivityError, ChildWorkflowError) as error:
+                await self._fail(f"handler: {_reason(error)}")
+            else:
+                self.attention = None
+                self._show("delivered")
+                return
+            pause = policies.AFTER_HANDLER_FAILURE[min(failures, len(policies.AFTER_HANDLER_FAILURE) - 1)]
+            failures += 1
+            # A failed handler workflow had an effect that only an operator can judge; the others are called again.
+            await self._wait(None if isinstance(self._handler, WorkflowHandler) else pause)
+
+    async def _call(self, handler: CompletionHandler) -> None:
+        batch_id = self._summary.batch_id
+        payload = HandlerPayload(
+            batch_id=batch_id, status=self._summary.status, summary=self._summary, dispatch=self._dispatch
+        )
+        match handler:
+            case WebhookHandler():
+                await workflow.execute_activity_method(
+                    BatchActivities.deliver_webhook,
+                    DeliverInput(batch_id=batch_id, url=handler.url, dispatch=self._dispatch),
+                    summary="call the webhook",
+                    **policies.WEBHOOK_CALL,
+                )
+                return
+            case ActivityHandler():
+                await workflow.execute_activity(
+                    handler.type,
+                    payload,
+                    task_queue=handler.task_queue,
+                    summary="completion handler",
+                    **policies.HOST_ACTIVITY,
+                )
+            case WorkflowHandler():
+                await self._run_workflow(handler, payload)
+        await workflow.execute_activity_method(
+            BatchActivities.record_delivered, batch_id, summary="set the handler gate", **policies.DATABASE_WRITE
+        )
+
+    async def _run_workflow(self, handler: WorkflowHandler, payload: HandlerPayload) -> None:
+        """Run the host's workflow under an id that only one run can succeed by."""
+        try:
+            child = await workflow.start_child_workflow(
+                handler.type,
+                payload,
+                id=ids.handler_workflow_id(payload.batch_id),
+                task_queue=handler.task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
+                static_summary=f"completion handler of batch {payload.batch_id}",
+            )
+        except WorkflowAlreadyStartedError:
+            await self._await_earlier_run(ids.handler_workflow_id(payload.batch_id))
+            return
+        running = asyncio.ensure_future(child)
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                running.done, timeout=policies.HANDLER_PATIENCE, timeout_summary="handler's patience"
+            )
+        if not running.done():
+            await self._fail(
+                f"handler: workflow {handler.type!r} on {handler.task_queue!r} has not finished in "
+                f"{policies.HANDLER_PATIENCE}; does a worker run it?"
+            )
+            self._show("calling")
+        await running
+
+    async def _await_earlier_run(self, workflow_id: str) -> None:
+        """Wait for the handler that an earlier run of this batch's workflow started and no longer has as a child."""
+        while not await workflow.execute_activity(
+            handler_workflow_finished, workflow_id, summary="look at the handler", **policies.DATABASE_WRITE
+        ):
+            await workflow.sleep(EARLIER_RUN_LOOKS, summary="handler of an earlier run")
+
+    async def _fail(self, message: str) -> None:
+        self.attention = message[:1000]
+        await workflow.execute_activity_method(
+            BatchActivities.set_attention,
+            Attention(batch_id=self._summary.batch_id, message=self.attention),
+            **policies.DATABASE_WRITE,
+        )
+        self._show("failing")
+
+    async def _wait(self, pause: timedelta | None) -> None:
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._asked_again, timeout=pause, timeout_summary="before the handler is called again"
+            )
+        self._asked_again = False
+
+    def _show(self, state: str) -> None:
+        self.state = state
+        self._on_change()
+
+
+def _reason(error: FailureError) -> str:
+    """Return the innermost failure's message, where the host's own words are."""
+    cause: BaseException = error
+    while isinstance(cause, FailureError) and cause.cause is not None:
+        cause = cause.cause
+    return str(cause)

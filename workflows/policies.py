@@ -1,0 +1,100 @@
+"""How long each kind of call may take and how it is tried again. Used as `**policies.X`.
+
+Every kind has a heartbeat timeout, kept alive by `activities.heartbeats`: a killed worker is noticed after 8 s instead of
+after the whole start-to-close timeout. Halving it makes a busy machine lose attempts; doubling it costs 8 s per crash.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityConfig
+
+HEARTBEAT = timedelta(seconds=8)
+
+PROVIDER_CALL = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=60),
+    schedule_to_close_timeout=timedelta(minutes=2),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
+    ),
+)
+"""One question to a provider: two minutes with its retries, 5, 10, 20, 30 s apart; then the next scheduled poll (B16)."""
+
+SUBMISSION = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30),
+        maximum_attempts=5,
+    ),
+)  # fmt: skip
+"""Upload and create: five tries in half a minute, then the workflow waits where a cancel can reach it."""
+
+LONG_FILE_WORK = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=4),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=1),
+        maximum_attempts=10,
+    ),
+)  # fmt: skip
+"""Read or write up to a million rows; an attempt goes on where the last one stopped."""
+
+PREPARATION = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=4),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=1)
+    ),
+)
+"""Read the requests and store them: tried until the database takes them, or the input is found bad."""
+
+DATABASE_WRITE = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=2),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
+    ),
+)
+"""One transaction: tried until the database is there."""
+
+WEBHOOK_CALL = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=60),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=3.0, maximum_interval=timedelta(minutes=2),
+        maximum_attempts=5,
+    ),
+)  # fmt: skip
+"""Post to the host: 5, 15, 45, 120 s apart, then it needs attention and is tried again at long intervals."""
+
+HOST_ACTIVITY = ActivityConfig(
+    schedule_to_start_timeout=timedelta(minutes=15),
+    start_to_close_timeout=timedelta(hours=1),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=3.0, maximum_interval=timedelta(minutes=2),
+        maximum_attempts=5,
+    ),
+)  # fmt: skip
+"""An activity of the host application: an hour to run, a quarter of one to be picked up by its worker."""
+
+AFTER_HANDLER_FAILURE = (timedelta(minutes=10), timedelta(minutes=30), timedelta(hours=1))
+"""Pauses before a failing webhook or activity is called again without an operator; the last one repeats."""
+
+HANDLER_PATIENCE = timedelta(minutes=15)
+"""How long a handler workflow may run before it is shown as needing attention; it goes on all the same."""
+
+BACK_OFF = (timedelta(minutes=1), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=10), timedelta(minutes=30))
+"""Pauses before submitting again when the provider is away, full or out of quota; the last one repeats."""
+
+TIGHT = (timedelta(seconds=5), timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=30))
+"""Delays between polls after a cancel was sent; the last one repeats."""
+
+CANCEL_PATIENCE = timedelta(minutes=11)
+"""How long a provider may take to cancel at max age; OpenAI documents ten minutes."""
+
+HARVEST_PATIENCE = timedelta(days=7)
+"""How long after the deadline results are still asked for; providers keep them 29 days or more, Gemini its files 48 h."""

@@ -1,0 +1,58 @@
+"""One provider batch of a batch that has several."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from nightmill.contracts import FollowInput, PartOutcome, Progress
+
+from workflows import story
+from workflows.following import ProviderBatchFollower
+
+
+@workflow.defn(name="ProviderBatch", failure_exception_types=[TypeError])
+class ProviderBatch:
+    """Submit one provider batch, follow it, and store its results; a child of `ModelCompletionBatch`."""
+
+    @workflow.init
+    def __init__(self, asked: FollowInput) -> None:
+        self._asked = asked
+        self._follower = ProviderBatchFollower(asked, on_change=self._tell, start_afresh=self._start_afresh)
+
+    @workflow.run
+    async def run(self, asked: FollowInput) -> PartOutcome:
+        """Return when the results are stored; a cancel request is carried out at the provider first."""
+        following = asyncio.create_task(self._follower.run())
+        try:
+            outcome = await asyncio.shield(following)
+        except asyncio.CancelledError:
+            self._follower.cancel()
+            await following
+            raise
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return outcome
+
+    @workflow.signal
+    def poll_now(self) -> None:
+        """Ask the provider at once."""
+        self._follower.poke()
+
+    @workflow.signal
+    def cancel(self) -> None:
+        """Cancel at the provider; sent by the batch, which has stored the intent."""
+        self._follower.cancel()
+
+    @workflow.query
+    def progress(self) -> Progress:
+        """Return how the provider batch stands."""
+        return story.progress_of(self._asked.part.batch_id, self._asked.part.round, 1, self._follower)
+
+    def _tell(self) -> None:
+        story.show(story.progress_of(self._asked.part.batch_id, self._asked.part.round, 1, self._follower))
+
+    def _start_afresh(self) -> NoReturn:
+        workflow.continue_as_new(self._asked)

@@ -1,0 +1,88 @@
+"""What the Temporal UI shows of a running batch: search attributes to filter by, and the current details."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
+
+with workflow.unsafe.imports_passed_through():
+    from nightmill.contracts import BatchSummary, Counts, Progress
+
+if TYPE_CHECKING:
+    from workflows.following import ProviderBatchFollower
+
+PROVIDER = SearchAttributeKey.for_keyword("NightmillProvider")
+MODEL = SearchAttributeKey.for_keyword("NightmillModel")
+STATUS = SearchAttributeKey.for_keyword("NightmillStatus")
+ACCOUNT = SearchAttributeKey.for_keyword("NightmillAccount")
+NEEDS_ATTENTION = SearchAttributeKey.for_bool("NightmillNeedsAttention")
+
+SEARCH_ATTRIBUTES = (PROVIDER, MODEL, STATUS, ACCOUNT, NEEDS_ATTENTION)
+
+
+def progress_of(batch_id: str, round_: int, parts: int, follower: ProviderBatchFollower) -> Progress:
+    """Return the query's answer for one provider batch."""
+    return Progress(
+        batch_id=batch_id,
+        status=follower.status,
+        round=round_,
+        parts=parts,
+        counts=follower.counts,
+        polls=follower.polls,
+        next_poll_at=follower.next_poll_at,
+        deadline=follower.deadline,
+        needs_attention=follower.attention,
+    )
+
+
+def show(progress: Progress) -> None:
+    """Write the current details, as Markdown."""
+    rows = [("status", f"**{progress.status}**"), ("counts", _counts(progress.counts) or "not known yet")]
+    rows.append(("polls", str(progress.polls)))
+    if progress.next_poll_at is not None and not progress.status.is_terminal:
+        rows.append(("next poll", f"{progress.next_poll_at:%Y-%m-%d %H:%M:%S} UTC"))
+    if progress.deadline is not None:
+        rows.append(("max age reached", f"{progress.deadline:%Y-%m-%d %H:%M:%S} UTC"))
+    if progress.round:
+        rows.append(("round", str(progress.round)))
+    if progress.parts > 1:
+        rows.append(("provider batches", str(progress.parts)))
+    if progress.needs_attention:
+        rows.append(("**needs attention**", progress.needs_attention))
+    _write(rows)
+
+
+def show_summary(summary: BatchSummary, handler: str) -> None:
+    """Write how the batch ended, as Markdown."""
+    cost = "not known" if summary.cost is None else f"${summary.cost}{'' if summary.cost_complete else ' or more'}"
+    failed = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed_by_code.items()))
+    rows = [
+        ("status", f"**{summary.status}**" + (" (not one completed)" if summary.all_failed else "")),
+        ("completed", f"{summary.completed} of {summary.total}"),
+        ("failed", failed or "0"),
+        ("tokens", f"{summary.tokens.input} in, {summary.tokens.output} out"),
+        ("cost", cost),
+        ("handler", handler),
+    ]
+    if summary.reason:
+        rows.append(("reason", summary.reason))
+    _write(rows)
+
+
+def _write(rows: list[tuple[str, str]]) -> None:
+    body = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in rows)
+    workflow.set_current_details(f"| | |\n| --- | --- |\n{body}")
+
+
+def _counts(counts: Counts) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counts.model_dump(exclude_none=True).items())
+
+
+def upsert(*updates: SearchAttributeUpdate) -> None:
+    """Write search attributes, only those that change anything: each call is an event."""
+    current = workflow.info().typed_search_attributes
+    changes = [update for update in updates if current.get(update.key) != update.value]
+    if changes:
+        workflow.upsert_search_attributes(changes)
