@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from nightmill.sandbox.profile import Profile
-from nightmill.sandbox.server import serve
+from nightmill.sandbox.server import Sandbox, serve
 
 
 def main() -> None:
@@ -28,7 +29,13 @@ def main() -> None:
         expire_share=asked.expire_share,
         answer_chars=asked.answer_chars,
     )
-    serve(asked.host, asked.port, profile=profile, seed=asked.seed)
+    serve(asked.host, asked.port, profile=profile, seed=asked.seed, ready=announce)
+
+
+def announce(sandbox: Sandbox) -> None:
+    """Write where the sandbox listens to stdout, at once."""
+    sys.stdout.write(f"The sandbox listens on {sandbox.base_url}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -153,7 +153,10 @@ class Engine:
         with self.lock:
             now = self.clock()
             while (step := self._next(batch, now)) is not None and step[1] <= now:
-                self._enter(batch, *step)
+                phase, at = step
+                if phase is Phase.EXPIRED and at < batch.expires_at:
+                    batch.done = len(batch.lines)  # all had their turn; those meant to expire did
+                self._enter(batch, phase, at)
 
     def _next(self, batch: Batch, now: float) -> tuple[Phase, float] | None:
         profile = batch.profile
@@ -181,8 +184,7 @@ class Engine:
 
     def _enter(self, batch: Batch, phase: Phase, at: float) -> None:
         if phase in (Phase.EXPIRED, Phase.CANCELLING, Phase.CANCELLED) and batch.done is None:
-            overdue = phase is Phase.EXPIRED and at < batch.expires_at
-            batch.done = len(batch.lines) if overdue else self.progress(batch, at)
+            batch.done = self.progress(batch, at)
         batch.phase = phase
         batch.since[phase] = at
         if phase.is_terminal and phase is not Phase.FAILED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -176,7 +176,7 @@ def serve(
     profile: Profile | None = None,
     faults: Iterable[Fault] = (),
     seed: int = 0,
-    ready: threading.Event | None = None,
+    ready: Callable[[Sandbox], object] | None = None,
 ) -> None:
     """Run a sandbox in the foreground until SIGTERM or SIGINT; to be called from the main thread.
 
@@ -186,7 +186,7 @@ def serve(
         profile: How batches behave.
         faults: Rules in force from the start.
         seed: What shares and answers are drawn from.
-        ready: Set once it listens.
+        ready: Called once it listens.
     """
     stop = threading.Event()
 
@@ -195,9 +195,9 @@ def serve(
 
     before = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with Sandbox(port, host, profile=profile, faults=faults, seed=seed):
+        with Sandbox(port, host, profile=profile, faults=faults, seed=seed) as sandbox:
             if ready is not None:
-                ready.set()
+                ready(sandbox)
             stop.wait()
     finally:
         for number, handler in before.items():

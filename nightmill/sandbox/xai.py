@@ -143,13 +143,14 @@ class XAI:
         for number, line in batch.lines.scan():
             try:
                 request = orjson.loads(line)
-                custom_ids.append(str(request["custom_id"]))
-                failed.append(openai_answers.problem_of(request["url"], request["body"]) is not None)
+                custom_id = str(request["custom_id"])
+                problem = openai_answers.problem_of(request["url"], request["body"])
                 batch.model = batch.model or str(request["body"].get("model", ""))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self._reject(batch, f"Line {number} of the input file is not a request: {error!r}")
-                custom_ids.append("")
-                failed.append(True)
+                custom_id = problem = ""
+            custom_ids.append(custom_id)
+            failed.append(problem is not None)
         if len(set(custom_ids)) < len(custom_ids):
             self._reject(batch, "The input file holds a custom_id twice.")
         if not 0 < len(custom_ids) <= (batch.profile.max_requests or MAX_REQUESTS):

@@ -99,5 +99,11 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
+def connect() -> type[Client]:
+    """Makes a client of a sandbox that a test started itself."""
+    return Client
+
+
+@pytest.fixture
 def client(sandbox: Sandbox) -> Client:
     return Client(sandbox)
