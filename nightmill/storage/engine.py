@@ -99,7 +99,7 @@ class Database:
             raise StorageUnavailable(f"{self._name}: every connection of the pool is in use") from error
         except (DBAPIError, sqlite3.Error, psycopg.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            kind = _kind(cause)
+            kind = means_later(error)
             if kind is None:
                 raise
             raise kind(f"{self._name}: {_first_line(cause)}") from error
@@ -219,8 +219,10 @@ def _postgres_engine(url: URL, settings: DatabaseSettings) -> Engine:
     )
 
 
-def _kind(error: BaseException | None) -> type[StorageUnavailable] | None:
-    """Return what a driver's error means, None for everything that trying again does not mend."""
+def means_later(error: BaseException | None) -> type[StorageUnavailable] | None:
+    """Return what an error of SQLAlchemy or of a driver means, None for everything that trying again does not mend."""
+    if isinstance(error, DBAPIError):
+        error = error.orig
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
         if code == sqlite3.SQLITE_FULL:

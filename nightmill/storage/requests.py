@@ -30,23 +30,26 @@ PAGE_BYTES = 4 * 1024 * 1024
 
 _SPOOL_IN_MEMORY = 8 * 1024 * 1024
 
-# A later round sends again what failed retryably in the one before; `prior` is -1 in round 0, where all are sent.
-_BELONGS = (
+BELONGS = (
     "c.batch_key = :batch AND c.seq BETWEEN :first AND :last AND (:prior = -1 OR EXISTS (SELECT 1 FROM outcomes o"
     " WHERE o.batch_key = c.batch_key AND o.seq = c.seq AND o.round = :prior AND NOT o.ok AND o.error_retryable))"
 )
+"""Which of the `completions c` a provider batch holds, by `bounds`: in later rounds, what failed retryably before."""
+
 # A page ends after `rows` requests or with the one that reaches `bytes`: a few huge requests must not fill the memory.
 # Looking for its end reads the short columns only.
 _PAGE_END = text(
     "SELECT max(seq) FROM (SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before FROM"  # noqa: S608
-    f" (SELECT c.seq, c.bytes FROM completions c WHERE {_BELONGS} ORDER BY c.seq LIMIT :rows) AS near) AS page"
+    f" (SELECT c.seq, c.bytes FROM completions c WHERE {BELONGS} ORDER BY c.seq LIMIT :rows) AS near) AS page"
     " WHERE before < :bytes"
 )
-_LINES = text(f"SELECT c.line FROM completions c WHERE {_BELONGS} ORDER BY c.seq")  # noqa: S608
-_IDS = {
+_LINES = text(f"SELECT c.line FROM completions c WHERE {BELONGS} ORDER BY c.seq")  # noqa: S608
+IDS = {
     "sqlite": "c.wire_id IN (SELECT value FROM json_each(:ids))",
     "postgresql": "c.wire_id IN (SELECT json_array_elements_text(CAST(:ids AS json)))",
 }
+"""Of these wire ids, given as a JSON array: one parameter, so that the statement is the same for any number."""
+
 _COLUMNS = ("batch_key", "seq", "custom_id", "wire_id", "bytes", "response_schema", "line")
 _POSTGRES_TYPES = ("int8", "int4", "text", "text", "int4", "text", "bytea")
 
@@ -105,7 +108,7 @@ class RequestRepository:
     def pending_sizes(self, batch_key: int, round_: int) -> Iterator[tuple[int, int]]:
         """Yield `(seq, bytes)` of each request that belongs in the round, in order: what planning splits into parts."""
         page = {"batch": batch_key, "last": 2**31 - 1, "prior": round_ - 1, "limit": 10 * PAGE_ROWS}
-        query = text(f"SELECT c.seq, c.bytes FROM completions c WHERE {_BELONGS} ORDER BY c.seq LIMIT :limit")  # noqa: S608
+        query = text(f"SELECT c.seq, c.bytes FROM completions c WHERE {BELONGS} ORDER BY c.seq LIMIT :limit")  # noqa: S608
         first = 0
         while True:
             with self._db.reading() as session:
@@ -123,8 +126,8 @@ class RequestRepository:
             BatchNotFound: There is no such provider batch.
             StorageUnavailable: The database is away.
         """
-        values = _bounds(self._part(part_key)) | {"limit": limit}
-        query = text(f"SELECT c.wire_id FROM completions c WHERE {_BELONGS} ORDER BY c.seq LIMIT :limit")  # noqa: S608
+        values = bounds(self._part(part_key)) | {"limit": limit}
+        query = text(f"SELECT c.wire_id FROM completions c WHERE {BELONGS} ORDER BY c.seq LIMIT :limit")  # noqa: S608
         with self._db.reading() as session:
             return [row.wire_id for row in session.connection().execute(query, values)]
 
@@ -136,8 +139,8 @@ class RequestRepository:
             StorageUnavailable: The database is away.
         """
         storable = [wire_id for wire_id in set(ids) if "\0" not in wire_id]
-        values = _bounds(self._part(part_key)) | {"ids": msgspec.json.encode(storable).decode()}
-        query = text(f"SELECT count(*) FROM completions c WHERE {_BELONGS} AND {_IDS[self._db.dialect]}")  # noqa: S608
+        values = bounds(self._part(part_key)) | {"ids": msgspec.json.encode(storable).decode()}
+        query = text(f"SELECT count(*) FROM completions c WHERE {BELONGS} AND {IDS[self._db.dialect]}")  # noqa: S608
         with self._db.reading() as session:
             return int(session.connection().execute(query, values).scalar_one())
 
@@ -187,7 +190,7 @@ class StoredLines:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield each line, in order, a page at a time, each page in a short read of its own."""
-        values = _bounds(self.part) | {"rows": PAGE_ROWS, "bytes": PAGE_BYTES}
+        values = bounds(self.part) | {"rows": PAGE_ROWS, "bytes": PAGE_BYTES}
         while values["first"] <= self.part.last:
             with self.db.reading() as session:
                 connection = session.connection()
@@ -199,7 +202,8 @@ class StoredLines:
             values["first"] = end + 1
 
 
-def _bounds(part: ProviderBatchRow) -> dict[str, Any]:
+def bounds(part: ProviderBatchRow) -> dict[str, Any]:
+    """Return the parameters of `BELONGS` for a provider batch; `prior` is -1 in round 0, which holds every request."""
     return {"batch": part.batch_key, "first": part.first, "last": part.last, "prior": part.round - 1}
 
 

@@ -1,8 +1,9 @@
 """Alembic's entry: runs the migrations on the connection that `nightmill.storage.schema` hands over."""
 
 from alembic import context
+from sqlmodel import SQLModel
 
-from nightmill.storage.models import SQLModel
+import nightmill.storage.models  # noqa: F401 - fills the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -18,8 +18,9 @@ LARGE_COLUMNS = {
 }
 
 
-def batch_key(**options: bool) -> sa.Column[int]:
-    return sa.Column("batch_key", BIG_KEY, sa.ForeignKey("batches.key", ondelete="CASCADE"), nullable=False, **options)
+def batch_key(*, primary_key: bool = False) -> sa.Column[int]:
+    batches = sa.ForeignKey("batches.key", ondelete="CASCADE")
+    return sa.Column("batch_key", BIG_KEY, batches, nullable=False, primary_key=primary_key, autoincrement=False)
 
 
 def upgrade() -> None:
@@ -94,7 +95,7 @@ def upgrade() -> None:
     op.create_index("ix_provider_batches_open", "provider_batches", ["provider", "model", "settled_at"])
     op.create_table(
         "completions",
-        batch_key(primary_key=True, autoincrement=False),
+        batch_key(primary_key=True),
         sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("custom_id", sa.Text, nullable=False),
         sa.Column("wire_id", sa.Text, nullable=False),
