@@ -86,6 +86,13 @@ class NewOutcome(NamedTuple):
     tool_calls: str | None = None
     raw: str | None = None
 
+    def says_the_same(self, other: NewOutcome | None) -> bool:
+        """Whether two results of one request agree in what they answer."""
+        return other is not None and (
+            (bool(other.ok), other.error_code, other.text, other.output, other.tool_calls)
+            == (self.ok, self.error_code, self.text, self.output, self.tool_calls)
+        )
+
 
 class Moved(Exception):
     """The position in the database is not the one that the caller knows."""

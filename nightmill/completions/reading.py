@@ -1,0 +1,196 @@
+"""What one line of results comes to: an answer, a failure, or poison that fails its own request alone (B22)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nightmill.completions.lines import Line
+from nightmill.completions.schemas import compile_schema
+from nightmill.contracts import ErrorCode
+from nightmill.providers.base import Entry, EntryError, MalformedEntry, Usage
+from nightmill.storage.outcomes import Known, NewOutcome
+
+if TYPE_CHECKING:
+    from nightmill.providers.base import BatchProvider
+    from nightmill.storage.models import BatchRow, ProviderBatchRow
+
+MAX_RAW = 256 * 1024
+"""Characters kept of a failed entry; the whole line is in the stored file."""
+
+_BOM = b"\xef\xbb\xbf"
+_MAX_INT = 2**31 - 1
+_MAX_BIGINT = 2**63 - 1
+
+
+@dataclass(slots=True)
+class Reading:
+    """A line as the provider's adapter reads it.
+
+    Attributes:
+        number: Number of the line.
+        line: Its bytes; of a line over the cap, the first ones.
+        length: Its length in bytes.
+        wire_id: The request it answers, where one could be found.
+        entry: The entry, None where the line cannot be read.
+        problem: Why it cannot be read.
+        too_long: Whether it is over the cap.
+    """
+
+    number: int
+    line: bytes
+    length: int
+    wire_id: str | None
+    entry: Entry | None = None
+    problem: str | None = None
+    too_long: bool = False
+
+
+class EntryReader:
+    """Reads the lines of one provider batch's results."""
+
+    def __init__(self, provider: BatchProvider, part: ProviderBatchRow, batch: BatchRow) -> None:
+        self._provider = provider
+        self._part = part
+        self._cost = _pricing(batch, provider)
+
+    def is_cut(self, line: Line) -> bool:
+        """Whether this is a last line that looks as if the rest of it were missing."""
+        return not line.complete and self.read(line).entry is None
+
+    def read(self, line: Line) -> Reading:
+        """Read a line that is not blank."""
+        data = line.data
+        if data is None:
+            reading = self._read(line, line.head or b"")
+            reading.entry, reading.too_long = None, True
+            reading.problem = f"the line is longer than allowed: {reading.length:,} bytes"
+            return reading
+        if line.number == 1:
+            data = data.removeprefix(_BOM)
+        return self._read(line, data)
+
+    def _read(self, line: Line, data: bytes) -> Reading:
+        length = line.end - line.start
+        try:
+            entry = self._provider.read_entry(data)
+        except MalformedEntry as error:
+            return Reading(line.number, data, length, _storable(error.wire_id), problem=str(error)[:300])
+        except Exception as error:  # noqa: BLE001 - whatever one entry makes an adapter trip over, the others go on
+            return Reading(line.number, data, length, None, problem=f"unexpected {type(error).__name__}")
+        if entry.wire_id is None:
+            return Reading(line.number, data, length, None, problem="the entry names no request")
+        return Reading(line.number, data, length, _storable(entry.wire_id), entry)
+
+    def outcome(self, reading: Reading, request: Known) -> NewOutcome:
+        """Return what the request came to."""
+        part, entry = self._part, reading.entry
+        if entry is None:
+            return self._failed(request.seq, reading.problem or "", reading.line)
+        usage = entry.usage
+        if usage is not None and not _is_sane(usage):
+            return self._failed(request.seq, "a number of tokens is out of range", reading.line)
+        error = entry.error
+        output = entry.output
+        if error is None:
+            output, error = judge(entry, request.schema)
+        row = NewOutcome(
+            batch_key=part.batch_key,
+            seq=request.seq,
+            round=part.round,
+            ok=error is None,
+            finish_reason=entry.finish_reason,
+            model=entry.model,
+            text=entry.text,
+            output=output,
+            tool_calls=entry.tool_calls,
+        )
+        if usage is not None:
+            row = row._replace(
+                input_tokens=usage.input,
+                output_tokens=usage.output,
+                cached_tokens=usage.cached,
+                reasoning_tokens=usage.reasoning,
+                cost_picodollars=self._cost(usage),
+            )
+        if error is not None:
+            row = row._replace(
+                error_code=error.code.value,
+                error_type=error.provider_type,
+                error_provider_code=error.provider_code,
+                error_message=error.message,
+                error_http_status=error.http_status,
+                error_retryable=error.retryable,
+                raw=raw_text(reading.line),
+            )
+        # PostgreSQL refuses what SQLite stores: the rule is the same for both.
+        if any("\0" in value for value in row if type(value) is str):
+            return self.unsavable(row, reading.line)
+        return row
+
+    def unsavable(self, row: NewOutcome, line: bytes) -> NewOutcome:
+        """Return what is stored of an entry that no database takes: its failure, and its raw text made harmless."""
+        return self._failed(row.seq, "the entry has characters or numbers that databases cannot store", line)
+
+    def _failed(self, seq: int, problem: str, line: bytes) -> NewOutcome:
+        return NewOutcome(
+            batch_key=self._part.batch_key,
+            seq=seq,
+            round=self._part.round,
+            ok=False,
+            error_code=ErrorCode.MALFORMED_ENTRY.value,
+            error_message=_harmless(problem),
+            error_retryable=False,
+            raw=raw_text(line),
+        )
+
+
+def raw_text(line: bytes) -> str:
+    """Return a line as text that every database takes: bytes that are no UTF-8 and NUL are shown as escapes."""
+    text = _harmless(line[: 4 * MAX_RAW].decode(errors="backslashreplace"))
+    return text if len(text) <= MAX_RAW else text[: MAX_RAW - 1] + "…"
+
+
+def _harmless(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\u0000")
+
+
+def _storable(wire_id: str | None) -> str | None:
+    """Return the id if a database can be asked for it; no request has another one."""
+    if wire_id is None or "\0" in wire_id:
+        return None
+    try:
+        wire_id.encode()
+    except UnicodeEncodeError:
+        return None
+    return wire_id
+
+
+def _is_sane(usage: Usage) -> bool:
+    numbers = (usage.input, usage.output, usage.cached, usage.reasoning, usage.cache_write)
+    return all(0 <= number <= _MAX_INT for number in numbers)
+
+
+def judge(entry: Entry, schema: str | None) -> tuple[str | None, EntryError | None]:
+    """Return the output of an answer as JSON, and why the answer is a failure, if it is one (B24)."""
+    if entry.output is not None:
+        return entry.output, None
+    if not (entry.text and entry.text.strip()) and entry.tool_calls is None:
+        return None, EntryError(ErrorCode.EMPTY_OUTPUT, "the answer has neither text nor a tool call")
+    if schema is None or entry.text is None:
+        return None, None
+    try:
+        value = msgspec.json.decode(entry.text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        return None, EntryError(ErrorCode.INVALID_OUTPUT, f"the answer is no JSON: {error}"[:300])
+    complaint = compile_schema(schema).complaint(value)
+    if complaint is not None:
+        return None, EntryError(ErrorCode.INVALID_OUTPUT, complaint)
+    return entry.text, None
+
+
+def _pricing(batch: BatchRow, provider: BatchProvider) -> Callable[[Usage], int | None]:
+    return lambda usage: None
