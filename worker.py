@@ -12,6 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
+
 import workflows
 from activities.batches import BatchActivities
 from activities.handlers import handler_workflow_finished
@@ -19,14 +24,9 @@ from activities.heartbeats import HeartbeatInterceptor
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.errors import NightmillError
-from nightmill.ids import TASK_QUEUE
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
 from nightmill.telemetry import set_up_logging
-from temporalio import activity, workflow
-from temporalio.client import Client
-from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.worker import Worker, WorkerDeploymentConfig
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
 from workflows.provider_batch import ProviderBatch
@@ -35,13 +35,13 @@ from workflows.story import SEARCH_ATTRIBUTES
 logger = logging.getLogger("nightmill.worker")
 
 STICKY_TIMEOUT = timedelta(seconds=3)
-"""How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is what recovery from a
-killed worker mostly consists of; much less, and a busy worker's tasks are replayed elsewhere."""
+"""How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is most of what
+recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
 WORKFLOWS = [ModelCompletionBatch, ProviderBatch]
 
 
-def build_worker(client: Client, assembly: Assembly, *, task_queue: str = TASK_QUEUE) -> Worker:
+def build_worker(client: Client, assembly: Assembly) -> Worker:
     """Return a worker for Nightmill's workflows and activities; the caller runs it."""
     limits = assembly.settings.worker
     activities = BatchActivities(
@@ -55,7 +55,7 @@ def build_worker(client: Client, assembly: Assembly, *, task_queue: str = TASK_Q
     )
     return Worker(
         client,
-        task_queue=task_queue,
+        task_queue=limits.task_queue,
         workflows=WORKFLOWS,
         activities=[
             activities.prepare_batch,
@@ -89,7 +89,9 @@ def _deployment() -> WorkerDeploymentConfig:
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(name or "nightmill", build or _hash_of_workflows()),
         use_worker_versioning=bool(name and build),
-        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE if name and build else VersioningBehavior.UNSPECIFIED,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE
+        if name and build
+        else VersioningBehavior.UNSPECIFIED,
     )
 
 
@@ -100,7 +102,7 @@ def _hash_of_workflows() -> str:
     return digest.hexdigest()[:12]
 
 
-async def run(settings: Settings, *, task_queue: str = TASK_QUEUE) -> None:
+async def run(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; running activities get `NIGHTMILL_WORKER__SHUTDOWN_GRACE` to end.
 
     Raises:
@@ -111,12 +113,12 @@ async def run(settings: Settings, *, task_queue: str = TASK_QUEUE) -> None:
         schema.check(assembly.database)
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        worker = build_worker(client, assembly, task_queue=task_queue)
+        worker = build_worker(client, assembly)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with worker:
-            logger.info("worker ready", extra={"task_queue": task_queue, "namespace": client.namespace})
+            logger.info("worker ready", extra={"task_queue": settings.worker.task_queue, "namespace": client.namespace})
             await stop.wait()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from nightmill.notify import Notification, Notifier
 from temporalio import activity
 
 from activities.boundary import temporal_errors
@@ -32,7 +33,6 @@ from nightmill.contracts import (
 )
 from nightmill.errors import BatchConflict, BatchNotFound, NotificationFailed
 from nightmill.failpoints import fail_point
-from nightmill.notify import Notification, Notifier
 from nightmill.storage.batches import BatchRepository
 
 
@@ -121,9 +121,7 @@ class BatchActivities:
                 return
             if not is_new or attention.message is None:
                 return
-            activity.logger.warning(
-                "needs attention", extra={"batch": attention.batch_id, "reason": attention.message}
-            )
+            activity.logger.warning("needs attention", extra={"batch": attention.batch_id, "reason": attention.message})
             notification = Notification(
                 subject=f"Nightmill: batch {attention.batch_id} needs attention",
                 body=attention.message,

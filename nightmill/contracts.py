@@ -139,7 +139,7 @@ class ActivityHandler(Contract):
 
 
 class WebhookHandler(Contract):
-    """Tell the host application by a POST signed by the Standard Webhooks scheme: at least once, `webhook-id` = batch id.
+    """Tell the host application by a POST signed by the Standard Webhooks scheme: at least once, message id = batch id.
 
     Attributes:
         url: `https:` address (`http:` only where private addresses are allowed).
@@ -250,7 +250,7 @@ class Tokens(Outcome):
 
 
 class BatchSummary(Outcome):
-    """What became of a batch: the result of `ModelCompletionBatch`, of `batch show --json` and of the handler's payload.
+    """What became of a batch: result of `ModelCompletionBatch`, of `batch show --json` and of the handler's payload.
 
     Attributes:
         batch_id: The batch.

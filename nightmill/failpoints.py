@@ -1,6 +1,6 @@
 """Named places where tests kill the process, to show that nothing is lost there. They cost nothing when unset.
 
-`NIGHTMILL_FAIL_POINT=submit.created` kills the process with SIGKILL when it gets there; with `NIGHTMILL_FAIL_MARKER=FILE`
+`NIGHTMILL_FAIL_POINT=create.sent` kills the process with SIGKILL when it gets there; with `NIGHTMILL_FAIL_MARKER=FILE`
 only if FILE does not exist yet, which is then made, so that the next process gets past.
 """
 

@@ -17,7 +17,7 @@ _PREFIX = "batch/"
 
 def new_batch_id() -> str:
     """Return a fresh UUIDv7: 36 characters, ordered by time of creation to the millisecond."""
-    # RFC 9562, section 5.7: 48 bits of Unix milliseconds, version, 74 random bits. The standard library has it from 3.14.
+    # RFC 9562, section 5.7: 48 bits of Unix milliseconds, version, 74 random bits; in the standard library from 3.14.
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

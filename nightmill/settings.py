@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment and `.env`. `docs/settings.md` and the README's table come from here."""
+"""Every setting, read once from the environment and `.env`. docs/settings.md and the README's table come from here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nightmill.contracts import Duration
 from nightmill.errors import NotConfigured
+from nightmill.ids import TASK_QUEUE
 
 
 class Section(BaseModel):
@@ -99,8 +100,9 @@ class NotifySettings(Section):
 
 
 class WorkerSettings(Section):
-    """How much a worker does at once."""
+    """What a worker listens to, and how much it does at once."""
 
+    task_queue: str = Field(default=TASK_QUEUE, min_length=1, max_length=255, description="Temporal task queue")
     max_activities: int = Field(default=20, ge=1, le=1000, description="activities at once, each on a thread")
     max_cached_workflows: int = Field(default=1000, ge=0, description="workflows kept in memory between their tasks")
     shutdown_grace: Duration = Field(

@@ -17,7 +17,9 @@ _TEMPORAL = frozenset({"temporal_activity", "temporal_workflow", "__temporal_tas
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """Return what was passed as `extra`."""
-    return {k: v for k, v in vars(record).items() if k not in _STANDARD and k not in _TEMPORAL and not k.startswith("_")}
+    return {
+        k: v for k, v in vars(record).items() if k not in _STANDARD and k not in _TEMPORAL and not k.startswith("_")
+    }
 
 
 class JsonFormatter(logging.Formatter):

@@ -19,7 +19,8 @@ class AdmissionInterceptor(Interceptor):
     """Checks the inputs of every workflow before it runs."""
 
     def workflow_interceptor_class(
-        self, input: WorkflowInterceptorClassInput  # noqa: A002 - the SDK's name
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002 - the SDK's name
     ) -> type[WorkflowInboundInterceptor]:
         """See `temporalio.worker.Interceptor.workflow_interceptor_class`."""
         return _Admission

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import SearchAttributeUpdate, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, ChildWorkflowError
 from temporalio.exceptions import CancelledError as TemporalCancelledError
 
@@ -105,8 +105,7 @@ class ModelCompletionBatch:
         prepared = await workflow.execute_activity_method(
             BatchActivities.prepare_batch,
             PrepareInput(batch_id=self._batch_id, asked=asked, now=workflow.now()),
-            summary="store the requests, plan the provider batches",
-            **policies.PREPARATION,
+            **policies.titled(policies.PREPARATION, "store the requests, plan the provider batches"),
         )
         self._prepared = prepared
         self._round, self._parts = prepared.round, prepared.parts
@@ -132,16 +131,14 @@ class ModelCompletionBatch:
             outcome = await workflow.execute_activity_method(
                 BatchActivities.settle_round,
                 RoundInput(batch_id=self._batch_id, round=self._round, now=workflow.now()),
-                summary="close the round",
-                **policies.DATABASE_WRITE,
+                **policies.titled(policies.DATABASE_WRITE, "close the round"),
             )
             if outcome.lost:
                 workflow.logger.warning("batch not found", extra={"batch": self._batch_id})
                 return BatchSummary(batch_id=self._batch_id, status=BatchStatus.FAILED, reason="batch not found")
             if outcome.summary is not None:
                 return outcome.summary
-            assert outcome.next_round is not None
-            self._round, self._parts = outcome.next_round, outcome.parts
+            self._round, self._parts = outcome.next_round or 0, outcome.parts
 
     async def _follow(self, prepared: PreparedBatch) -> None:
         self._follower = ProviderBatchFollower(
@@ -150,7 +147,7 @@ class ModelCompletionBatch:
         await self._follower.run()
 
     async def _run_child(self, prepared: PreparedBatch, part: int) -> None:
-        """Run one provider batch as a child; started again if somebody terminates it, for its row knows where it was."""
+        """Run one provider batch as a child; started again if somebody terminates it: its row knows where it was."""
         id_ = ids.part_workflow_id(self._batch_id, self._round, part)
         for restart in range(CHILD_RESTARTS + 1):
             try:
@@ -212,7 +209,9 @@ class ModelCompletionBatch:
     async def _store_cancel(self) -> BatchStatus:
         await workflow.wait_condition(lambda: self._prepared is not None)
         status = await workflow.execute_activity_method(
-            BatchActivities.request_cancel, self._batch_id, summary="store the cancel", **policies.DATABASE_WRITE
+            BatchActivities.request_cancel,
+            self._batch_id,
+            **policies.titled(policies.DATABASE_WRITE, "store the cancel"),
         )
         self._cancels += 1
         if self._follower is not None:
@@ -224,8 +223,7 @@ class ModelCompletionBatch:
     @workflow.update(description="Call the completion handler again, after it has been mended")
     def redispatch(self) -> str:
         """Call a handler that has not succeeded again, now."""
-        assert self._delivery is not None  # the validator has seen to it
-        return self._delivery.redispatch()
+        return self._delivery.redispatch() if self._delivery else ""  # the validator has seen to it
 
     @redispatch.validator
     def _redispatch_is_possible(self) -> None:
@@ -260,8 +258,8 @@ class ModelCompletionBatch:
             story.show_summary(self._summary, self._delivery.state)
         else:
             story.show(progress)
-        updates = [story.STATUS.value_set(progress.status)]
-        if progress.needs_attention or story.NEEDS_ATTENTION in workflow.info().typed_search_attributes:
+        updates: list[SearchAttributeUpdate[Any]] = [story.STATUS.value_set(progress.status)]
+        if progress.needs_attention or story.has(story.NEEDS_ATTENTION):
             updates.append(story.NEEDS_ATTENTION.value_set(progress.needs_attention is not None))
         story.upsert(*updates)
 

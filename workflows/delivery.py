@@ -90,22 +90,19 @@ class HandlerDelivery:
                 await workflow.execute_activity_method(
                     BatchActivities.deliver_webhook,
                     DeliverInput(batch_id=batch_id, url=handler.url, dispatch=self._dispatch),
-                    summary="call the webhook",
-                    **policies.WEBHOOK_CALL,
+                    **policies.titled(policies.WEBHOOK_CALL, "call the webhook"),
                 )
                 return
             case ActivityHandler():
-                await workflow.execute_activity(
-                    handler.type,
-                    payload,
-                    task_queue=handler.task_queue,
-                    summary="completion handler",
-                    **policies.HOST_ACTIVITY,
-                )
+                config = policies.titled(policies.HOST_ACTIVITY, "completion handler")
+                config["task_queue"] = handler.task_queue
+                await workflow.execute_activity(handler.type, payload, **config)
             case WorkflowHandler():
                 await self._run_workflow(handler, payload)
         await workflow.execute_activity_method(
-            BatchActivities.record_delivered, batch_id, summary="set the handler gate", **policies.DATABASE_WRITE
+            BatchActivities.record_delivered,
+            batch_id,
+            **policies.titled(policies.DATABASE_WRITE, "set the handler gate"),
         )
 
     async def _run_workflow(self, handler: WorkflowHandler, payload: HandlerPayload) -> None:
@@ -140,7 +137,7 @@ class HandlerDelivery:
     async def _await_earlier_run(self, workflow_id: str) -> None:
         """Wait for the handler that an earlier run of this batch's workflow started and no longer has as a child."""
         while not await workflow.execute_activity(
-            handler_workflow_finished, workflow_id, summary="look at the handler", **policies.DATABASE_WRITE
+            handler_workflow_finished, workflow_id, **policies.titled(policies.DATABASE_WRITE, "look at the handler")
         ):
             await workflow.sleep(EARLIER_RUN_LOOKS, summary="handler of an earlier run")
 

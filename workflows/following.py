@@ -117,7 +117,9 @@ class ProviderBatchFollower:
         asked = SubmitInput(part=self._asked.part, now=workflow.now(), looked_for=looked_for)
         try:
             return await workflow.execute_activity_method(
-                BatchActivities.submit_part, asked, summary=f"submit to {self._asked.provider}", **policies.SUBMISSION
+                BatchActivities.submit_part,
+                asked,
+                **policies.titled(policies.SUBMISSION, f"submit to {self._asked.provider}"),
             )
         except ActivityError as error:
             return Submission(state=SubmitState.WAIT, message=reason_of(error))
@@ -130,9 +132,10 @@ class ProviderBatchFollower:
             await workflow.sleep(_nth(self._asked.find_delays, looks), summary="look for the lost create")
             try:
                 found = await workflow.execute_activity_method(
-                    BatchActivities.find_part, self._asked.part, summary="look for the lost create",
-                    **policies.PROVIDER_CALL,
-                )  # fmt: skip
+                    BatchActivities.find_part,
+                    self._asked.part,
+                    **policies.titled(policies.PROVIDER_CALL, "look for the lost create"),
+                )
             except ActivityError as error:
                 if is_permanent(error):
                     await self._wait_for_operator(reason_of(error), at_most=given_up_at)
@@ -144,7 +147,9 @@ class ProviderBatchFollower:
             looks += 1
             if found.state is not SubmitState.NOT_FOUND or looks >= len(self._asked.find_delays):
                 return found
-        return Submission(state=SubmitState.UNCERTAIN, message="max age exceeded: the lost create could not be looked for")
+        return Submission(
+            state=SubmitState.UNCERTAIN, message="max age exceeded: the lost create could not be looked for"
+        )
 
     def _end_without_batch(self, submission: Submission) -> SettleInput | None:
         """Return how it ends where nothing was created."""
@@ -215,7 +220,7 @@ class ProviderBatchFollower:
         asked = PollInput(part=self._asked.part, next_poll_at=self.next_poll_at, attempt=self.polls)
         try:
             outcome = await workflow.execute_activity_method(
-                BatchActivities.poll_part, asked, summary=f"poll {self.polls}", **policies.PROVIDER_CALL
+                BatchActivities.poll_part, asked, **policies.titled(policies.PROVIDER_CALL, f"poll {self.polls}")
             )
         except ActivityError as error:
             if is_permanent(error):
@@ -231,9 +236,10 @@ class ProviderBatchFollower:
         """Ask the provider to cancel; a failure is a warning, and polling goes on (B15, B33)."""
         try:
             await workflow.execute_activity_method(
-                BatchActivities.cancel_part, self._asked.part, summary="cancel at the provider",
-                **policies.PROVIDER_CALL,
-            )  # fmt: skip
+                BatchActivities.cancel_part,
+                self._asked.part,
+                **policies.titled(policies.PROVIDER_CALL, "cancel at the provider"),
+            )
         except ActivityError as error:
             workflow.logger.warning("cancel failed", extra={"error": reason_of(error)})
         self._cancel_sent = True
@@ -264,7 +270,7 @@ class ProviderBatchFollower:
         asked = PollInput(part=self._asked.part, next_poll_at=workflow.now() + timedelta(minutes=1), attempt=self.polls)
         try:
             return await workflow.execute_activity_method(
-                BatchActivities.poll_part, asked, summary="poll at max age", **policies.PROVIDER_CALL
+                BatchActivities.poll_part, asked, **policies.titled(policies.PROVIDER_CALL, "poll at max age")
             )
         except ActivityError as error:
             workflow.logger.warning("last poll failed", extra={"error": reason_of(error)})
@@ -282,7 +288,9 @@ class ProviderBatchFollower:
         while True:
             try:
                 outcome = await workflow.execute_activity_method(
-                    BatchActivities.harvest_part, end, summary=f"harvest: {end.status}", **policies.LONG_FILE_WORK
+                    BatchActivities.harvest_part,
+                    end,
+                    **policies.titled(policies.LONG_FILE_WORK, f"harvest: {end.status}"),
                 )
             except ActivityError as error:
                 known_cancels = self._cancels

@@ -1,6 +1,6 @@
 """How long each kind of call may take and how it is tried again. Used as `**policies.X`.
 
-Every kind has a heartbeat timeout, kept alive by `activities.heartbeats`: a killed worker is noticed after 8 s instead of
+Every kind has a heartbeat timeout, kept alive by `activities.heartbeats`: a killed worker is noticed after 8 s, not
 after the whole start-to-close timeout. Halving it makes a busy machine lose attempts; doubling it costs 8 s per crash.
 """
 
@@ -21,7 +21,7 @@ PROVIDER_CALL = ActivityConfig(
         initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
     ),
 )
-"""One question to a provider: two minutes with its retries, 5, 10, 20, 30 s apart; then the next scheduled poll (B16)."""
+"""One question to a provider: two minutes with its retries, 5, 10, 20, 30 s apart; then the next poll (B16)."""
 
 SUBMISSION = ActivityConfig(
     start_to_close_timeout=timedelta(hours=1),
@@ -87,7 +87,13 @@ AFTER_HANDLER_FAILURE = (timedelta(minutes=10), timedelta(minutes=30), timedelta
 HANDLER_PATIENCE = timedelta(minutes=15)
 """How long a handler workflow may run before it is shown as needing attention; it goes on all the same."""
 
-BACK_OFF = (timedelta(minutes=1), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=10), timedelta(minutes=30))
+BACK_OFF = (
+    timedelta(minutes=1),
+    timedelta(minutes=2),
+    timedelta(minutes=5),
+    timedelta(minutes=10),
+    timedelta(minutes=30),
+)
 """Pauses before submitting again when the provider is away, full or out of quota; the last one repeats."""
 
 TIGHT = (timedelta(seconds=5), timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=30))
@@ -97,4 +103,9 @@ CANCEL_PATIENCE = timedelta(minutes=11)
 """How long a provider may take to cancel at max age; OpenAI documents ten minutes."""
 
 HARVEST_PATIENCE = timedelta(days=7)
-"""How long after the deadline results are still asked for; providers keep them 29 days or more, Gemini its files 48 h."""
+"""How long after the deadline results are still asked for. Providers keep them 29 days, Gemini its files 48 h."""
+
+
+def titled(config: ActivityConfig, title: str) -> ActivityConfig:
+    """Return the policy with a title, which the Temporal UI shows in the timeline."""
+    return {**config, "summary": title}

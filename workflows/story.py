@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
@@ -80,9 +80,14 @@ def _counts(counts: Counts) -> str:
     return ", ".join(f"{value} {name}" for name, value in counts.model_dump(exclude_none=True).items())
 
 
-def upsert(*updates: SearchAttributeUpdate) -> None:
+def upsert(*updates: SearchAttributeUpdate[Any]) -> None:
     """Write search attributes, only those that change anything: each call is an event."""
     current = workflow.info().typed_search_attributes
     changes = [update for update in updates if current.get(update.key) != update.value]
     if changes:
         workflow.upsert_search_attributes(changes)
+
+
+def has(key: SearchAttributeKey[Any]) -> bool:
+    """Return whether the run has a value for the search attribute."""
+    return any(pair.key == key for pair in workflow.info().typed_search_attributes)

@@ -11,7 +11,7 @@ From a script:
     for result in client.results(batch_id):
         print(result.custom_id, result.text)
 
-From a service that runs an event loop, `async with Nightmill.connect() as nightmill:` and its methods of the same names.
+From a service with an event loop: `async with Nightmill.connect() as nightmill:`, and the methods of the same names.
 Requests are stored through the database and storage settings (`NIGHTMILL_DATABASE_URL`, `NIGHTMILL_STORAGE_URL`), which
 are the worker's; Temporal is found as `TEMPORAL_ADDRESS` and the SDK's other variables say.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -40,7 +40,7 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
     """
     try:
         config = ClientConfigProfile.load().to_client_connect_config()
-    except Exception as error:  # noqa: BLE001 - the SDK raises several kinds for a bad profile
+    except Exception as error:
         raise NotConfigured(f"Temporal profile: {error}") from error
     config.setdefault("target_host", DEFAULT_ADDRESS)
     converter = data_converter(settings.encryption_key)
@@ -52,7 +52,7 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
         ) from error
 
 
-async def register_search_attributes(client: Client, keys: Sequence[SearchAttributeKey[object]]) -> None:
+async def register_search_attributes(client: Client, keys: Sequence[SearchAttributeKey[Any]]) -> None:
     """Make the search attributes known to the namespace; what is there already stays.
 
     Raises:
@@ -75,7 +75,7 @@ async def register_search_attributes(client: Client, keys: Sequence[SearchAttrib
         if error.status is RPCStatusCode.ALREADY_EXISTS:
             return
         names = ", ".join(f"{name}={IndexedValueType.Name(kind)}" for name, kind in wanted.items())
-        raise NotConfigured(f"search attributes could not be registered ({error.message}); needed are {names}") from error
+        raise NotConfigured(f"search attributes could not be registered ({error.message}): add {names}") from error
 
 
 def temporal_address() -> str:

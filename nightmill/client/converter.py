@@ -1,7 +1,7 @@
 """How values become payloads: one converter for worker, clients, tests and replays.
 
-A value that does not fit its contract fails the workflow at once with the field's name. The SDK's own behaviour would be
-to fail the workflow task and try it again for ever.
+A value that does not fit its contract fails the workflow at once with the field's name. By itself the SDK would fail
+the workflow task, and try it again for ever.
 """
 
 from __future__ import annotations

@@ -84,10 +84,10 @@ class Nightmill:
             requests: Objects of the shapes that a JSONL file may hold; see docs/requests.md.
             provider: `openai`, `anthropic`, `google` or `xai`.
             model: The provider's model name.
-            batch_id: 1 to 64 letters, digits, `_` or `-`; default a new UUIDv7. An id that is taken is refused, so an id
-                of your own makes submitting safe to repeat.
-            **options: `endpoint`, `completion_handler`, `metadata`, `poll_schedule`, `max_age`, `retry_rounds`, `budget`,
-                `account`, as in `nightmill.contracts.BatchInput`.
+            batch_id: 1 to 64 letters, digits, `_` or `-`; default a new UUIDv7. An id that is taken is refused, so
+                an id of your own makes submitting safe to repeat.
+            **options: `endpoint`, `completion_handler`, `metadata`, `poll_schedule`, `max_age`, `retry_rounds`,
+                `budget`, `account`, as in `nightmill.contracts.BatchInput`.
 
         Raises:
             InvalidInput: An argument or a request cannot be used; the message names it. Nothing was stored.
@@ -100,7 +100,14 @@ class Nightmill:
         return await self._submit(given, reader, batch_id)
 
     async def submit_file(
-        self, chunks: Iterable[bytes], *, name: str, provider: str, model: str, batch_id: str | None = None, **options: Any
+        self,
+        chunks: Iterable[bytes],
+        *,
+        name: str,
+        provider: str,
+        model: str,
+        batch_id: str | None = None,
+        **options: Any,
     ) -> str:
         """Do as `submit` does, with the bytes of a JSONL file; `name` is its name in messages."""
         given = read_input(provider=provider, model=model, **options)
@@ -132,7 +139,7 @@ class Nightmill:
                 WORKFLOW,
                 BatchInput(batch_id=row.id),
                 id=ids.batch_workflow_id(row.id),
-                task_queue=ids.TASK_QUEUE,
+                task_queue=self.assembly.settings.worker.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 static_summary=f"{row.provider} {row.model}: {row.requests:,} requests",
@@ -146,7 +153,7 @@ class Nightmill:
             ) from error
 
     async def retry_failed(self, batch_id: str, *, only_retriable: bool = False) -> str:
-        """Make and start a new batch of an ended one's failed completions, and return its id (`retry_of` is the old one).
+        """Make and start a new batch of an ended one's failed completions; return its id. `retry_of` is the old one.
 
         Raises:
             BatchNotFound: There is no such batch.
@@ -242,9 +249,7 @@ class Nightmill:
             return await self._update(batch_id, "cancel", BatchStatus)
         except BatchNotFound:
             if row.status is BatchStatus.PENDING:
-                return await asyncio.to_thread(
-                    self.assembly.batches.close_unstarted, batch_id, now=datetime.now(UTC)
-                )
+                return await asyncio.to_thread(self.assembly.batches.close_unstarted, batch_id, now=datetime.now(UTC))
             return status
 
     async def poll_now(self, batch_id: str) -> None:

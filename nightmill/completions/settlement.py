@@ -112,7 +112,7 @@ class Settler:
             logger.warning("completions without result", extra={"part": part.key, "code": code, "count": filled})
 
     def _clean_up(self, ref: PartRef, batch: BatchRow, part: ProviderBatchRow) -> None:
-        """Delete our files at the provider; a failure leaves a stray file there and is no reason to hold results back."""
+        """Delete our files at the provider; a failure leaves a stray file there, no reason to hold results back."""
         try:
             provider = self.provider_for(batch.provider, batch.account)
             provider.clean_up(part.provider_batch_id, part.refs, file_id=part.input_file_id)

@@ -1,9 +1,9 @@
 """Submit a provider batch exactly once, as far as a provider allows it.
 
 The intent is stored before every call, so whoever runs this next (after a crash, a lost answer, a second worker) knows
-what may have happened. A create whose answer was lost is looked for by its tag; only the workflow, after looking several
-times in vain, allows another one. Anthropic keeps no tag: there a batch is ours if it is the only unowned one of the
-right size and time, or, once it has ended, if it answers our ids.
+what may have happened. A create whose answer was lost is looked for by its tag; only the workflow, after looking
+several times in vain, allows another one. Anthropic keeps no tag: there a batch is ours if it is the only unowned one
+of the right size and time, or, once it has ended, if it answers our ids.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Submitter:
                 return Submission(
                     state=SubmitState.AMBIGUOUS,
                     submitted_at=part.submitted_at,
-                    message=f"{len(candidates)} batches at {batch.provider} could be ours; waiting until they have ended",
+                    message=f"{len(candidates)} batches at {batch.provider} could be ours; waiting until they end",
                 )
         else:
             chosen = min(candidates, key=_age, default=None)

@@ -1,0 +1,50 @@
+"""Fixtures of the tests that run whole batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nightmill.sandbox import Profile, Sandbox
+from tests.stack import Stack, TemporalServer, WebhookSink
+
+_queues = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(profile=Profile(finish_after=1.0)) as running:
+        yield running
+
+
+@pytest.fixture
+def webhook() -> Iterator[WebhookSink]:
+    sink = WebhookSink()
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def stack(
+    temporal_server: TemporalServer, sandbox: Sandbox, tmp_path: Path, sqlite_url: str
+) -> Iterator[Stack]:
+    built = Stack(
+        folder=tmp_path,
+        server=temporal_server,
+        sandbox=sandbox,
+        database_url=sqlite_url,
+        task_queue=f"nightmill-test-{next(_queues)}",
+    )
+    yield built
+    built.stop()
