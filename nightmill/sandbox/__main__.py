@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from nightmill.sandbox.profile import Profile
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of requests that fail, 0..1")
     parser.add_argument("--expire-share", type=float, default=0.0, help="share of requests that expire, 0..1")
     parser.add_argument("--answer-chars", type=int, default=None, help="length of each text answer")
+    parser.add_argument("--profile", default="{}", help="more of the profile's fields, as a JSON object")
     asked = parser.parse_args()
     profile = Profile(
         validating_for=asked.validating_for,
@@ -28,7 +30,7 @@ def main() -> None:
         fail_share=asked.fail_share,
         expire_share=asked.expire_share,
         answer_chars=asked.answer_chars,
-    )
+    ).merged(json.loads(asked.profile))
     serve(asked.host, asked.port, profile=profile, seed=asked.seed, ready=announce)
 
 

@@ -46,19 +46,20 @@ def on_call(engine: Engine, faults: list[Fault], when: str, batch_id: str | None
                 raise Dropped
             case "delay":
                 time.sleep(fault.seconds)
-            case "kill":
-                _kill(fault)
-            case "call" if fault.call is not None:
-                fault.call()
-            case "hook":
-                with urllib.request.urlopen(urllib.request.Request(fault.url, method="POST"), timeout=30):  # noqa: S310
-                    pass
+            case "kill" | "call" | "hook":
+                _do(fault)
             case "advance":
                 _advance(engine, fault, batch_id)
     return None
 
 
-def _kill(fault: Fault) -> None:
+def _do(fault: Fault) -> None:
+    if fault.action == "hook":
+        with urllib.request.urlopen(urllib.request.Request(fault.url, method="POST"), timeout=30):  # noqa: S310
+            return
+    if fault.call is not None:
+        fault.call()
+        return
     try:
         os.kill(fault.pid, fault.signal)
     except ProcessLookupError:
@@ -112,6 +113,8 @@ def on_body(faults: list[Fault], reply: Reply) -> Reply:
                 reply.body = orjson.dumps(merge(orjson.loads(whole), fault.body))
             case "truncate" | "cut":
                 reply.body = _stop(_pieces(reply.body), fault)
+            case "kill" | "call" | "hook" if fault.when == "during":
+                reply.body = _interrupted(_pieces(reply.body), fault)
             case "drip":
                 reply.body = _drip(_pieces(reply.body), fault)
     return reply
@@ -137,6 +140,18 @@ def _stop(pieces: Iterable[bytes], fault: Fault) -> Iterator[bytes]:
             break
     if fault.action == "cut":
         raise Dropped
+
+
+def _interrupted(pieces: Iterable[bytes], fault: Fault) -> Iterator[bytes]:
+    left: int | None = fault.at or 0
+    for piece in pieces:
+        if left is None or left > len(piece):
+            yield piece
+        else:
+            yield piece[:left]
+            _do(fault)
+            yield piece[left:]
+        left = None if left is None or left <= len(piece) else left - len(piece)
 
 
 def _drip(pieces: Iterable[bytes], fault: Fault) -> Iterator[bytes]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import secrets
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,18 @@ class Engine:
         self.lock = threading.RLock()
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, Batch] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._remove_folder: Callable[[], object] = lambda: None
         self._seen: dict[str, int] = {}
 
     def spool(self) -> Path:
         """Return the path of a new file that lives as long as the sandbox."""
         with self.lock:
             if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="nightmill-sandbox-", ignore_cleanup_errors=True)
-            return Path(self._folder.name) / secrets.token_hex(12)
+                self._folder = Path(tempfile.mkdtemp(prefix="nightmill-sandbox-"))
+                # also runs at the end of the process, should nobody call reset
+                self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            return self._folder / secrets.token_hex(12)
 
     def reset(self) -> None:
         """Forget all files and batches."""
@@ -49,9 +54,8 @@ class Engine:
             self.files.clear()
             self.batches.clear()
             self._seen.clear()
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None
+            self._remove_folder()
+            self._folder = None
 
     # files
 

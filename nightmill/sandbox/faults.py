@@ -12,6 +12,8 @@ from typing import Any
 
 CALL_ACTIONS = frozenset({"status", "drop", "hang", "delay", "kill", "call", "hook", "advance"})
 """Happen to the whole request, before or after it takes effect."""
+DEEDS = frozenset({"kill", "call", "hook"})
+"""Those of them that do something elsewhere and leave the answer alone."""
 CREATE_ACTIONS = frozenset({"hide", "fail"})
 """Happen to the batch that a request creates."""
 BODY_ACTIONS = frozenset({"patch"})
@@ -54,7 +56,8 @@ class Fault:
         skip: How many matching requests pass unharmed first.
         times: How many it then strikes; None means every one.
         probability: Strikes only this share of them, drawn from `seed`.
-        when: `before` or `after` the request takes effect.
+        when: `before` or `after` the request takes effect; `kill`, `call` and `hook` may also strike `during` the
+            answer, once `at` bytes of its body are sent.
     """
 
     action: str
@@ -90,8 +93,9 @@ class Fault:
         object.__setattr__(self, "ids", tuple(self.ids))
         if self.action not in ACTIONS:
             raise ValueError(f"no such action: {self.action!r}; there are {', '.join(sorted(ACTIONS))}")
-        if self.when not in ("before", "after"):
-            raise ValueError(f"when is {self.when!r}; choose before or after")
+        moments = ("before", "after", "during") if self.action in DEEDS else ("before", "after")
+        if self.when not in moments:
+            raise ValueError(f"when is {self.when!r}; {self.action} can strike {', '.join(moments)}")
         if self.action == "kill" and self.pid <= 1:
             raise ValueError(f"pid is {self.pid}; kill needs the id of one process")
 

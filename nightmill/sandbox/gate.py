@@ -159,6 +159,8 @@ class Gate:
         call = self._open(provider, request, self._operation(route, params), params)
         reply = self._answer(provider, route, call)
         call.entry.status = reply.status
+        for name in ("x-request-id", "request-id"):  # OpenAI's and Anthropic's; the others do not mind
+            reply.headers.setdefault(name, f"req_sandbox{call.entry.seq}")
         return effects.on_body(call.faults, reply)
 
     def _operation(self, route: Route | None, params: dict[str, str]) -> str:

@@ -24,7 +24,8 @@ from nightmill.sandbox.xai import XAI
 class Sandbox:
     """Four providers' batch APIs on one local port.
 
-    Any API key is accepted, but for those that the profile rejects. Everything is forgotten when the sandbox stops.
+    Any API key is accepted, but for those that the profile rejects. Leaving its `with` block forgets everything; `stop`
+    alone does not, so that a test can take the providers away for a while.
 
     Example:
         >>> with Sandbox(profile=Profile(finish_after=0)) as sandbox:

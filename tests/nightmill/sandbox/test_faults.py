@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nightmill.sandbox import Fault
+from nightmill.sandbox import Fault, Sandbox
 
 BATCHES = "/openai/v1/batches"
 
@@ -123,6 +123,35 @@ def test_a_batch_can_be_refused_after_its_creation(client: Any, sandbox: Any) ->
     sandbox.add_faults(Fault("fail", operation="batches.create", code="token_limit_exceeded", message="Too many."))
     batch = client("GET", f"{BATCHES}/{client.openai_batch(1)['id']}").json
     assert (batch["status"], batch["errors"]["data"][0]["code"]) == ("failed", "token_limit_exceeded")
+
+
+def test_every_provider_says_in_its_own_way_that_it_rejects_a_batch(client: Any, sandbox: Any) -> None:
+    sandbox.add_faults(Fault("fail", operation="batches.create", times=None, message="Not today."))
+    chat = {"custom_id": "a", "url": "/v1/chat/completions", "body": {"model": "grok", "messages": []}}
+    file = client.upload(json.dumps(chat).encode(), "/xai/v1").json
+    made = client("POST", "/xai/v1/batches", {"name": "n", "input_file_id": file["id"]}).json
+    assert client("GET", f"/xai/v1/batches/{made['batch_id']}").json["cancel_by_xai_message"] == "Not today."
+
+    asked = {"request": {"contents": [{"parts": []}]}, "metadata": {"key": "a"}}
+    body = {"batch": {"display_name": "d", "input_config": {"requests": {"requests": [asked]}}}}
+    made = client("POST", "/google/v1beta/models/m:batchGenerateContent", body).json
+    seen = client("GET", f"/google/v1beta/{made['name']}").json
+    assert (seen["metadata"]["state"], seen["error"]["message"]) == ("BATCH_STATE_FAILED", "Not today.")
+
+    path = "/anthropic/v1/messages/batches"
+    params = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    version = {"anthropic-version": "2023-06-01"}
+    made = client("POST", path, {"requests": [{"custom_id": "a", "params": params}]}, version).json
+    assert client("GET", f"{path}/{made['id']}").json["request_counts"]["errored"] == 1
+    (entry,) = client("GET", f"{path}/{made['id']}/results").lines
+    assert entry["result"]["error"]["error"]["message"] == "Not today."
+
+
+def test_a_fault_after_a_stop_and_a_start_is_still_in_force(client: Any, sandbox: Any) -> None:
+    sandbox.add_faults(Fault("status", status=503))
+    sandbox.stop()
+    sandbox.start()
+    assert client("GET", BATCHES).status == 503
 
 
 def test_fields_of_an_answer_can_be_changed(client: Any, sandbox: Any) -> None:
@@ -251,7 +280,33 @@ def test_a_callable_runs_at_the_request_it_is_meant_for(client: Any, sandbox: An
     assert seen == [1]
 
 
+def test_a_hook_is_called_while_the_request_waits(client: Any, sandbox: Any) -> None:
+    with Sandbox() as other:
+        other.set_profile(finish_after=77)
+        sandbox.add_faults(Fault("hook", operation="batches.list", url=f"{other.base_url}/_sandbox/reset"))
+        assert client("GET", BATCHES).status == 200
+        assert other.profile.finish_after == 2
+
+
+def test_something_can_happen_in_the_middle_of_the_results(results: Callable[..., bytes]) -> None:
+    seen: list[int] = []
+    fault = Fault("call", operation="results.get", when="during", at=1000, call=lambda: seen.append(1))
+    assert len(ids(results(fault))) == 10
+    assert seen == [1]
+
+
+def test_an_answer_can_be_huge(client: Any, sandbox: Any) -> None:
+    sandbox.add_faults(Fault("status", status=200, body="huge"))
+    assert len(client("GET", BATCHES).body) > 64_000_000
+
+
 def test_a_rule_with_a_mistake_is_refused() -> None:
-    for wrong in ({"action": "explode"}, {"operation": "x"}, {"action": "drop", "wen": 1}, {"action": "kill"}):
-        with pytest.raises(ValueError, match=r"action|fields|pid"):
+    for wrong in (
+        {"action": "explode"},
+        {"operation": "x"},
+        {"action": "drop", "wen": 1},
+        {"action": "kill"},
+        {"action": "drop", "when": "during"},
+    ):
+        with pytest.raises(ValueError, match=r"action|fields|pid|during"):
             Fault.from_json(wrong)

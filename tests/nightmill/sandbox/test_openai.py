@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -69,6 +70,17 @@ def test_a_canceled_batch_keeps_what_was_done(client: Any, sandbox: Any) -> None
     }
 
 
+def test_a_second_cancel_changes_nothing_and_one_after_the_end_is_refused(client: Any, sandbox: Any) -> None:
+    sandbox.set_profile(finish_after=None, cancelling_for=0.4)
+    path = f"/openai/v1/batches/{client.openai_batch(1)['id']}"
+    first = client("POST", f"{path}/cancel").json
+    time.sleep(0.2)
+    assert client("POST", f"{path}/cancel").json == first
+    time.sleep(0.2)
+    assert client("GET", path).json["status"] == "cancelled"
+    assert client("POST", f"{path}/cancel").status == 409
+
+
 def test_an_unfinished_batch_expires_with_partial_results(client: Any, sandbox: Any) -> None:
     sandbox.set_profile(finish_after=None, expires_after=0.05, partial_share=0.25)
     batch = client.openai_batch(4)
@@ -91,6 +103,16 @@ def test_batches_are_listed_newest_first_in_pages(client: Any) -> None:
     assert ([one["id"] for one in first["data"]], first["has_more"]) == ([made[2], made[1]], True)
     rest = client("GET", f"/openai/v1/batches?limit=2&after={first['last_id']}").json
     assert ([one["id"] for one in rest["data"]], rest["has_more"]) == ([made[0]], False)
+
+
+def test_files_are_listed_newest_first_in_pages_by_purpose(client: Any, ended: dict[str, Any]) -> None:
+    made = [client.upload(b"x").json["id"] for _ in range(2)]
+    first = client("GET", "/openai/v1/files?limit=2&purpose=batch").json
+    assert ([one["id"] for one in first["data"]], first["has_more"]) == (made[::-1], True)
+    rest = client("GET", f"/openai/v1/files?limit=2&purpose=batch&after={made[0]}").json
+    assert ([one["id"] for one in rest["data"]], rest["has_more"]) == ([ended["input_file_id"]], False)
+    results = client("GET", "/openai/v1/files?purpose=batch_output").json["data"]
+    assert [one["id"] for one in results] == [ended["output_file_id"]]
 
 
 def test_a_deleted_file_is_gone_and_its_batch_goes_on(client: Any) -> None:
