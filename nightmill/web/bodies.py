@@ -18,7 +18,7 @@ _ENVELOPE = 64 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-class BodyTooLarge(PermanentError):  # noqa: N818 - named as the leaves of `nightmill.errors` are
+class BodyTooLarge(PermanentError):
     """A body is larger than the bound, after decompression."""
 
     code = "too_large"

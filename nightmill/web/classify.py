@@ -213,4 +213,4 @@ def _excerpt(body: bytes) -> str:
 
 
 def _redirect_hint(headers: Mapping[str, str]) -> str:
-    return f"redirects to {headers.get('location', 'nowhere')}, which is not followed; is the base URL right?"
+    return f"redirects to {headers.get('location', 'nowhere')}, which is not followed; is the address right?"

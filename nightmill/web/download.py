@@ -31,6 +31,7 @@ class Download:
         status: The status.
         headers: The answer's headers, names in lower case.
         url: The address that answered, after redirects.
+        redirects: The addresses that redirected, in order.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Download:
         max_bytes: int,
         where: str,
         redact: Redactor,
+        redirects: tuple[str, ...] = (),
     ) -> None:
+        self.redirects = redirects
         self.status = response.status_code
         self.headers = header_dict(response)
         self.url = str(response.url)

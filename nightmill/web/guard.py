@@ -1,0 +1,262 @@
+"""Requests to addresses that users name: pages, request files, webhooks. None of them reaches into our own network.
+
+The name is looked up once, every answer is judged, and the connection goes to the very address that was judged, so a
+name that changes its mind in between (rebinding) gains nothing. TLS still checks the name. Redirects are followed here,
+each hop under the same rules.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+
+import httpcore
+import httpx
+
+from nightmill.errors import AddressRefused, RequestRefused
+from nightmill.web.addresses import refusal_reason
+from nightmill.web.classify import RETRIABLE_STATUSES, Redactor, error_for_transport
+from nightmill.web.connection import SocketOption, open_client, within
+from nightmill.web.download import Download, refusal
+from nightmill.web.resolver import Resolver
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Mapping
+
+WEB_PORTS = frozenset({80, 443})
+
+_MAX_URL = 8_000  # characters; a redirect can make a URL grow
+_MAX_TRIED = 4  # addresses of one name; more only make a dead host take longer
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# What may follow a redirect to another origin; everything else could be a credential.
+_HARMLESS = frozenset({"accept", "accept-language", "user-agent", "if-none-match", "if-modified-since"})
+
+
+class GuardedBackend(httpcore.NetworkBackend):
+    """Connects to public addresses only, and to the address that was judged."""
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool,
+        allowed_ports: frozenset[int] | None,
+        resolver: Resolver,
+        connector: httpcore.NetworkBackend,
+    ) -> None:
+        self._allow_private = allow_private
+        self._allowed_ports = allowed_ports
+        self._resolver = resolver
+        self._connector = connector
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect, or raise `AddressRefused` without having sent a packet.
+
+        The message names no address: what our own name server says of an inner name is not the user's to know.
+        """
+        if self._allowed_ports is not None and port not in self._allowed_ports:
+            raise AddressRefused(f"{host}: port {port} is not connected to")
+        end = None if timeout is None else time.monotonic() + timeout
+        addresses = [host] if _is_literal(host) else self._resolver.addresses(host, timeout)
+        for address in addresses:
+            reason = refusal_reason(address, allow_private=self._allow_private)
+            if reason:
+                raise AddressRefused(f"{host}: not a public address ({reason})")
+        tried = list(dict.fromkeys(addresses))[:_MAX_TRIED]
+        for left, address in zip(range(len(tried), 0, -1), tried, strict=True):
+            share = None if end is None else max(end - time.monotonic(), 0.001) / left
+            try:
+                return self._connector.connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if left == 1:
+                    raise
+        raise AssertionError("there is at least one address")
+
+
+class GuardedClient:
+    """HTTP to addresses that users name, for many threads at once. Nothing is retried, no cookie is kept.
+
+    All methods raise `AddressRefused` for a target that is not connected to, and the errors of `HttpClient`.
+
+    Attributes:
+        allow_private: Whether private networks and loopback may be connected to.
+    """
+
+    def __init__(self, client: httpx.Client, *, allow_private: bool) -> None:
+        self._client = client
+        self.allow_private = allow_private
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fetch(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        deadline: timedelta = timedelta(seconds=30),
+        max_bytes: int = 10 * 1024 * 1024,
+        max_redirects: int = 5,
+    ) -> Download:
+        """GET, following redirects; the last answer is 2xx, or 304 where `headers` made the request conditional.
+
+        Args:
+            url: `http` or `https`, without user and password.
+            headers: Sent on the first hop; to another origin only those that hold no credential.
+            deadline: For all waiting, from the first lookup to the last byte.
+            max_bytes: Bound on the decoded body.
+            max_redirects: Redirects that are followed.
+        """
+        target, sent = checked_url(url), dict(headers or {})
+        passed: list[str] = []
+        ends = time.monotonic() + deadline.total_seconds()
+        while True:
+            where = _shown(f"GET {target.scheme}://{target.netloc.decode()}{target.path}")
+            response = self._send(
+                self._client.build_request("GET", target, headers=sent), where, Redactor(), within_seconds=ends
+            )
+            left = timedelta(seconds=ends - time.monotonic())
+            if response.status_code not in _REDIRECTS or "location" not in response.headers:
+                break
+            response.close()
+            passed.append(str(target))
+            if len(passed) > max_redirects:
+                raise RequestRefused(f"{where}: more than {max_redirects} redirects")
+            following = _following(target, response.headers["location"], where)
+            if _origin(following) != _origin(target):
+                sent = {name: value for name, value in sent.items() if name.lower() in _HARMLESS}
+            target = following
+        if not (200 <= response.status_code < 300 or response.status_code == 304):
+            raise refusal(response, where=where, redact=Redactor(), retriable_statuses=RETRIABLE_STATUSES)
+        return Download(
+            response, deadline=left, max_bytes=max_bytes, where=where, redact=Redactor(), redirects=tuple(passed)
+        )
+
+    def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        deadline: timedelta = timedelta(seconds=30),
+    ) -> int:
+        """POST and return the 2xx status; the answer's body is not read and no redirect is followed.
+
+        Paths and queries of webhooks often hold a token: messages name scheme and host only, and nothing of the rest
+        that the peer echoes.
+        """
+        target = checked_url(url)
+        rest = target.raw_path.decode("ascii")
+        redact = Redactor(frozenset({rest, *(part for part in rest.replace("?", "/").split("/") if len(part) >= 4)}))
+        where = _shown(f"POST {target.scheme}://{target.netloc.decode()}")
+        request = self._client.build_request("POST", target, headers=dict(headers), content=content)
+        response = self._send(request, where, redact, within_seconds=time.monotonic() + deadline.total_seconds())
+        if not 200 <= response.status_code < 300:
+            raise refusal(response, where=where, redact=redact, retriable_statuses=RETRIABLE_STATUSES)
+        response.close()
+        return response.status_code
+
+    def _send(self, request: httpx.Request, where: str, redact: Redactor, *, within_seconds: float) -> httpx.Response:
+        try:
+            with within(timedelta(seconds=within_seconds - time.monotonic())):
+                return self._client.send(request, stream=True)
+        except AddressRefused as error:
+            raise AddressRefused(f"{where}: {error}") from None
+        except httpx.HTTPError as error:
+            raise error_for_transport(error, where=where, redact=redact) from None
+
+
+def guarded_client(
+    *,
+    allow_private: bool,
+    allowed_ports: frozenset[int] | None = WEB_PORTS,
+    resolver: Resolver | None = None,
+    connector: httpcore.NetworkBackend | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    max_connections: int = 100,
+) -> GuardedClient:
+    """Open a guarded client; the caller closes it.
+
+    Args:
+        allow_private: Let private networks and loopback pass, for self-hosted targets; metadata services never.
+        allowed_ports: Ports that are connected to; None allows all.
+        resolver: Looks names up.
+        connector: Makes the connection to the judged address.
+        ssl_context: Other roots than the usual ones.
+        max_connections: Connections at once. A request holds its place while its name is looked up: keep it above the
+            number of threads, or names that stall keep everybody out.
+    """
+    backend = GuardedBackend(
+        allow_private=allow_private,
+        allowed_ports=allowed_ports,
+        resolver=resolver or Resolver(),
+        connector=connector or httpcore.SyncBackend(),
+    )
+    client = open_client(
+        backend=backend,
+        ssl_context=ssl_context,
+        timeout=httpx.Timeout(connect=10, read=30, write=30, pool=10),
+        max_connections=max_connections,
+        max_keepalive=0,  # a connection that stays open outlives the judgement of its address
+    )
+    return GuardedClient(client, allow_private=allow_private)
+
+
+def checked_url(text: str) -> httpx.URL:
+    """Return a URL that is http(s), names a host, holds no user or password and is not overlong.
+
+    Raises:
+        AddressRefused: It is not; the message does not quote it.
+    """
+    try:
+        url = httpx.URL(text[: _MAX_URL + 1])
+    except httpx.InvalidURL:
+        raise AddressRefused("not a valid address") from None
+    if len(text) > _MAX_URL:
+        raise AddressRefused(f"the address is longer than {_MAX_URL:,} characters")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise AddressRefused("only http:// and https:// addresses with a host are connected to")
+    if url.userinfo:
+        raise AddressRefused(f"{_shown(url.host)}: an address must not hold a user or a password")
+    return url
+
+
+def _following(current: httpx.URL, location: str, where: str) -> httpx.URL:
+    try:
+        return checked_url(str(current.join(location)))
+    except httpx.InvalidURL:
+        raise AddressRefused(f"{where}: redirects to something that is no address") from None
+    except AddressRefused as error:
+        raise AddressRefused(f"{where}: redirects: {error}") from None
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _shown(text: str) -> str:
+    return Redactor()(text, 200)
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
