@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from nightmill.sandbox.model import Phase
+
 CALL_ACTIONS = frozenset({"status", "drop", "hang", "delay", "kill", "call", "hook", "advance"})
 """Happen to the whole request, before or after it takes effect."""
 DEEDS = frozenset({"kill", "call", "hook"})
@@ -20,9 +22,14 @@ BODY_ACTIONS = frozenset({"patch"})
 """Change a JSON answer."""
 STREAM_ACTIONS = frozenset({"truncate", "cut", "drip"})
 """Happen to the bytes of an answer."""
-ENTRY_ACTIONS = frozenset({"reorder", "duplicate", "unknown", "missing", "malformed", "poison", "huge_line"})
+ENTRY_ACTIONS = frozenset(
+    {"reorder", "duplicate", "unknown", "missing", "malformed", "poison", "huge_line", "anonymous", "replace"}
+)
 """Happen to the entries of a result."""
 ACTIONS = CALL_ACTIONS | CREATE_ACTIONS | BODY_ACTIONS | STREAM_ACTIONS | ENTRY_ACTIONS
+
+POISONS = ("u2028", "nul", "surrogate", "bytes", "control", "emoji", "nan", "infinity", "bom", "crlf", "deep")
+"""What an entry can be poisoned with; the first six in its text, the others around it."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,9 @@ class Fault:
             `patch` merges `body` (an object) into a JSON answer;
             `truncate` ends the body cleanly after `at` bytes, `cut` breaks the connection there (None: a random place);
             `drip` sends `size` bytes every `seconds`;
-            `reorder`, `duplicate` (`same` content or not), `unknown`, `missing`, `malformed`, `poison` (`kind`, see
-            `mangling.POISONS`) and `huge_line` (`size` bytes) change `count` entries of a result, or those
-            named in `ids`.
+            `reorder`, `duplicate` (`same` content or not), `unknown`, `missing`, `malformed`, `poison` (`kind`, one of
+            `POISONS`), `huge_line` (`size` bytes), `anonymous` (no id left) and `replace` (by `body`)
+            change `count` entries of a result, or those named in `ids`.
         provider: A provider's name; `*` and `?` are wild cards here and in the next two fields.
         operation: `files.create`, `files.get`, `files.list`, `files.content`, `files.delete`, `batches.create`,
             `batches.get`, `batches.list`, `batches.cancel`, `batches.delete`, `results.get`. Reading results is
@@ -96,6 +103,10 @@ class Fault:
         moments = ("before", "after", "during") if self.action in DEEDS else ("before", "after")
         if self.when not in moments:
             raise ValueError(f"when is {self.when!r}; {self.action} can strike {', '.join(moments)}")
+        if self.action == "poison" and self.kind not in POISONS:
+            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(POISONS)}")
+        if self.action == "advance":
+            Phase(self.value)
         if self.action == "kill" and self.pid <= 1:
             raise ValueError(f"pid is {self.pid}; kill needs the id of one process")
 

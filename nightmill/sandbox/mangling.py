@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+import orjson
+
 from nightmill.sandbox.faults import ENTRY_ACTIONS, Fault
 from nightmill.sandbox.http import CHUNK
 
@@ -18,7 +20,7 @@ Forge = Callable[[str, str], bytes]
 MARK = "@poison@"
 DEPTH = 100_000
 
-POISONS: dict[str, bytes] = {
+TEXTS: dict[str, bytes] = {
     "u2028": "line\u2028paragraph\u2029next\u0085end".encode(),
     "nul": rb"before\u0000after",
     "surrogate": rb"lone \ud800 high \udc00",
@@ -26,10 +28,10 @@ POISONS: dict[str, bytes] = {
     "control": b"raw\ttab and\x01control",
     "emoji": "👩\u200d🚀 ﷽ \u202eright to left\u202c".encode(),
 }
-"""Put into the answer's text, as they stand on the wire."""
+"""Those of `faults.POISONS` that go into the answer's text, as they stand on the wire."""
 
-WRAPPERS = ("nan", "infinity", "bom", "deep", "crlf")
-"""Poisons of the whole line."""
+IDS = frozenset({"custom_id", "batch_request_id", "key", "metadata"})
+"""Where the providers keep a request's id."""
 
 
 def mangle(entries: Entries, faults: Iterable[Fault], forge: Forge) -> Iterator[Iterable[bytes]]:
@@ -94,6 +96,12 @@ def _each(
                 yield custom_id, (whole[: len(whole) // 2],)
             case "poison":
                 yield custom_id, (_poisoned(custom_id, b"".join(data), fault.kind, forge),)
+            case "anonymous":
+                entry = orjson.loads(b"".join(data))
+                yield custom_id, (orjson.dumps({name: entry[name] for name in entry if name not in IDS}),)
+            case "replace":
+                body = fault.body.encode() if isinstance(fault.body, str) else orjson.dumps(fault.body)
+                yield custom_id, (body,)
             case "huge_line":
                 yield custom_id, _huge(forge(custom_id, MARK), fault.size)
             case _:  # missing
@@ -113,7 +121,7 @@ def _poisoned(custom_id: str, data: bytes, kind: str, forge: Forge) -> bytes:
         case "deep":
             return data[:-1] + b',"deep":' + b"[" * DEPTH + b"]" * DEPTH + b"}"
         case _:
-            return forge(custom_id, MARK).replace(MARK.encode(), POISONS[kind])
+            return forge(custom_id, MARK).replace(MARK.encode(), TEXTS[kind])
 
 
 def _huge(data: bytes, size: int) -> Iterator[bytes]:

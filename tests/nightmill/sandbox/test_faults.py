@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nightmill.sandbox import Fault, Sandbox
+from nightmill.sandbox.faults import POISONS
 
 BATCHES = "/openai/v1/batches"
 
@@ -241,6 +242,14 @@ def test_an_entry_can_be_poisoned(results: Callable[..., bytes], kind: str, foun
     assert body.count(b"\n") == 10
 
 
+def test_an_entry_can_lose_its_id_or_be_replaced_altogether(results: Callable[..., bytes]) -> None:
+    lines = [json.loads(line) for line in results(Fault("anonymous", operation="results.get")).splitlines()]
+    assert sum("custom_id" not in line for line in lines) == 1
+    body = results(Fault("replace", operation="results.get", ids=("r4",), body="what is this?"))
+    assert b"what is this?" in body.splitlines()
+    assert b'"r4"' not in body
+
+
 def test_one_line_can_be_huge(results: Callable[..., bytes]) -> None:
     lines = results(Fault("huge_line", operation="results.get", size=3_000_000, ids=("r4",))).splitlines()
     assert max(map(len, lines)) > 3_000_000
@@ -300,13 +309,26 @@ def test_an_answer_can_be_huge(client: Any, sandbox: Any) -> None:
     assert len(client("GET", BATCHES).body) > 64_000_000
 
 
-def test_a_rule_with_a_mistake_is_refused() -> None:
-    for wrong in (
+@pytest.mark.parametrize(
+    "wrong",
+    [
         {"action": "explode"},
         {"operation": "x"},
         {"action": "drop", "wen": 1},
         {"action": "kill"},
         {"action": "drop", "when": "during"},
-    ):
-        with pytest.raises(ValueError, match=r"action|fields|pid|during"):
-            Fault.from_json(wrong)
+        {"action": "poison", "kind": "arsenic"},
+        {"action": "advance", "value": "done"},
+        {"action": "call", "call": "print"},
+    ],
+    ids=str,
+)
+def test_a_rule_with_a_mistake_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"action|fields|pid|during|arsenic|done"):
+        Fault.from_json(wrong)
+
+
+def test_every_poison_can_be_given(results: Callable[..., bytes]) -> None:
+    clean = len(results().splitlines())
+    for kind in POISONS:
+        assert len(results(Fault("poison", operation="results.get", kind=kind)).split(b"\n")) == clean + 1
