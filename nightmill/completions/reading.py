@@ -97,39 +97,31 @@ class EntryReader:
         output = entry.output
         if error is None:
             output, error = judge(entry, request.schema)
-        row = NewOutcome(
-            batch_key=part.batch_key,
-            seq=request.seq,
-            round=part.round,
-            ok=error is None,
-            finish_reason=entry.finish_reason,
-            model=entry.model,
-            text=entry.text,
-            output=output,
-            tool_calls=entry.tool_calls,
+        row = NewOutcome(  # by position, which is half the price
+            part.batch_key,
+            request.seq,
+            part.round,
+            error is None,
+            entry.finish_reason,
+            entry.model,
+            None if usage is None else usage.input,
+            None if usage is None else usage.output,
+            None if usage is None else usage.cached,
+            None if usage is None else usage.reasoning,
+            None if usage is None else self._cost(usage),
+            None if error is None else error.code.value,
+            None if error is None else error.provider_type,
+            None if error is None else error.provider_code,
+            None if error is None else error.message,
+            None if error is None else error.http_status,
+            None if error is None else error.retryable,
+            entry.text,
+            output,
+            entry.tool_calls,
+            None if error is None else raw_text(reading.line),
         )
-        if usage is not None:
-            row = row._replace(
-                input_tokens=usage.input,
-                output_tokens=usage.output,
-                cached_tokens=usage.cached,
-                reasoning_tokens=usage.reasoning,
-                cost_picodollars=self._cost(usage),
-            )
-        if error is not None:
-            row = row._replace(
-                error_code=error.code.value,
-                error_type=error.provider_type,
-                error_provider_code=error.provider_code,
-                error_message=error.message,
-                error_http_status=error.http_status,
-                error_retryable=error.retryable,
-                raw=raw_text(reading.line),
-            )
         # PostgreSQL refuses what SQLite stores: the rule is the same for both.
-        if any("\0" in value for value in row if type(value) is str):
-            return self.unsavable(row, reading.line)
-        return row
+        return self.unsavable(row, reading.line) if _has_nul(row) else row
 
     def unsavable(self, row: NewOutcome, line: bytes) -> NewOutcome:
         """Return what is stored of an entry that no database takes: its failure, and its raw text made harmless."""
@@ -152,6 +144,13 @@ def raw_text(line: bytes) -> str:
     """Return a line as text that every database takes: bytes that are no UTF-8 and NUL are shown as escapes."""
     text = _harmless(line[: 4 * MAX_RAW].decode(errors="backslashreplace"))
     return text if len(text) <= MAX_RAW else text[: MAX_RAW - 1] + "…"
+
+
+def _has_nul(row: NewOutcome) -> bool:
+    texts = [row.text, row.output, row.tool_calls, row.finish_reason, row.model]
+    if not row.ok:
+        texts += [row.error_type, row.error_provider_code, row.error_message]
+    return any([text is not None and "\0" in text for text in texts])  # noqa: C419 - a generator costs more than it saves
 
 
 def _harmless(text: str) -> str:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +20,7 @@ from nightmill.errors import BatchConflict, BatchNotFound
 from nightmill.storage import results
 from nightmill.storage.engine import means_later
 from nightmill.storage.models import ProviderBatchRow
-from nightmill.storage.requests import BELONGS, IDS, bounds
+from nightmill.storage.requests import BELONGS, among, bounds, listed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -109,13 +108,23 @@ _INSERT = {
     " ON CONFLICT (batch_key, seq, round) DO NOTHING"
     for dialect, mark in (("sqlite", "?"), ("postgresql", "%s"))
 }
-_LOOKUP = {
+# Two plain look-ups, not a join: without fresh statistics the planners would read whole tables for each page.
+_REQUESTS = {
     dialect: text(
-        "SELECT c.wire_id, c.seq, c.response_schema, o.seq IS NOT NULL AS answered FROM completions c"  # noqa: S608
-        " LEFT JOIN outcomes o ON o.batch_key = c.batch_key AND o.seq = c.seq AND o.round = :prior + 1"
-        f" WHERE {BELONGS} AND {ids}"
+        f"SELECT wire_id, seq, response_schema FROM completions WHERE batch_key = :batch AND wire_id {ids}"  # noqa: S608
     )
-    for dialect, ids in IDS.items()
+    for dialect, ids in among("ids").items()
+}
+_ATTEMPTS = {
+    dialect: text(
+        "SELECT seq, round, NOT ok AND error_retryable AS sent_again FROM outcomes"  # noqa: S608
+        f" WHERE batch_key = :batch AND seq {seqs} AND round BETWEEN :prior AND :prior + 1"
+    )
+    for dialect, seqs in among("seqs").items()
+}
+_STORED = {
+    dialect: text(f"SELECT {_COLUMNS} FROM outcomes WHERE batch_key = :batch AND round = :round AND seq {seqs}")  # noqa: S608
+    for dialect, seqs in among("seqs").items()
 }
 _FILL = text(
     "INSERT INTO outcomes (batch_key, seq, round, ok, error_code, error_message, error_retryable)"  # noqa: S608
@@ -137,18 +146,28 @@ class OutcomeRepository:
 
     def lookup(self, part: ProviderBatchRow, wire_ids: Sequence[str]) -> dict[str, Known]:
         """Return those of the wire ids that belong to the provider batch, and what is known of them."""
-        values = bounds(part) | {"ids": msgspec.json.encode(wire_ids).decode()}
+        dialect = self._db.dialect
+        values = {"batch": part.batch_key, "prior": part.round - 1}
         with self._db.reading() as session:
-            rows = session.connection().execute(_LOOKUP[self._db.dialect], values).fetchall()
-        return {row[0]: Known(row[1], row[2], bool(row[3])) for row in rows}
+            connection = session.connection()
+            query = values | {"ids": listed(dialect, wire_ids)}
+            requests = [
+                row for row in connection.execute(_REQUESTS[dialect], query) if part.first <= row.seq <= part.last
+            ]
+            query = values | {"seqs": listed(dialect, [row.seq for row in requests])}
+            attempts = connection.execute(_ATTEMPTS[dialect], query).fetchall()
+        answered = {row.seq for row in attempts if row.round == part.round}
+        if part.round:
+            sent_again = {row.seq for row in attempts if row.round < part.round and row.sent_again}
+            requests = [row for row in requests if row.seq in sent_again]
+        return {row.wire_id: Known(row.seq, row.response_schema, row.seq in answered) for row in requests}
 
     def stored(self, part: ProviderBatchRow, seqs: Sequence[int]) -> dict[int, NewOutcome]:
         """Return the outcomes that these requests have in the provider batch's round, by `seq`."""
-        marks = ", ".join(str(int(seq)) for seq in seqs)
-        query = f"SELECT {_COLUMNS} FROM outcomes WHERE batch_key = :batch AND round = :round AND seq IN ({marks})"  # noqa: S608
+        dialect = self._db.dialect
+        values = {"batch": part.batch_key, "round": part.round, "seqs": listed(dialect, seqs)}
         with self._db.reading() as session:
-            values = {"batch": part.batch_key, "round": part.round}
-            found = (NewOutcome(*row) for row in session.connection().execute(text(query), values))
+            found = (NewOutcome(*row) for row in session.connection().execute(_STORED[dialect], values))
             return {outcome.seq: outcome for outcome in found}
 
     def position(self, part_key: int, source: str) -> Position:

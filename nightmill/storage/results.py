@@ -45,14 +45,14 @@ _SUMS = text(
     " sum(CASE WHEN cost_picodollars IS NULL AND (ok OR input_tokens IS NOT NULL) THEN 1 ELSE 0 END) AS unknown"
     " FROM outcomes WHERE batch_key = :batch"
 )
-_RESULTS = text(
-    "SELECT c.seq, c.custom_id, o.round, o.ok, o.input_tokens, o.output_tokens, o.cached_tokens, o.reasoning_tokens,"
-    " o.cost_picodollars, o.error_code, o.error_type, o.error_provider_code, o.error_message, o.error_http_status,"
-    " o.error_retryable, o.text, o.output, o.tool_calls,"
-    " (SELECT count(*) FROM outcomes a WHERE a.batch_key = c.batch_key AND a.seq = c.seq) AS attempts"
-    " FROM completions c LEFT JOIN outcomes o ON o.batch_key = c.batch_key AND o.seq = c.seq AND o.round ="
-    " (SELECT max(m.round) FROM outcomes m WHERE m.batch_key = c.batch_key AND m.seq = c.seq)"
-    " WHERE c.batch_key = :batch AND c.seq > :after ORDER BY c.seq LIMIT :rows"
+_REQUESTS = text(
+    "SELECT seq, custom_id FROM completions WHERE batch_key = :batch AND seq > :after ORDER BY seq LIMIT :rows"
+)
+# A query of its own, not a join: without fresh statistics PostgreSQL would read the whole table for each page.
+_ATTEMPTS = text(
+    "SELECT seq, ok, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_picodollars, error_code,"
+    " error_type, error_provider_code, error_message, error_http_status, error_retryable, text, output, tool_calls"
+    " FROM outcomes WHERE batch_key = :batch AND seq BETWEEN :first AND :last ORDER BY seq, round"
 )
 
 
@@ -151,19 +151,26 @@ def _read(db: Database, values: dict[str, Any], page: int) -> Iterator[Result]:
     size = min(page, _FIRST_PAGE)
     while True:
         with db.reading() as session:
-            rows = session.connection().execute(_RESULTS, values | {"rows": size}).fetchall()
+            connection = session.connection()
+            requests = connection.execute(_REQUESTS, values | {"rows": size}).fetchall()
+            if not requests:
+                return
+            ends = {"first": requests[0].seq, "last": requests[-1].seq}
+            rows = connection.execute(_ATTEMPTS, values | ends).fetchall()
+        attempts: dict[int, list[Row[Any]]] = {}
         for row in rows:
-            yield _result(row)
-        if len(rows) < size:
-            return
-        values["after"] = rows[-1].seq
+            attempts.setdefault(row.seq, []).append(row)
+        for request in requests:
+            yield _result(request.custom_id, attempts.get(request.seq, []))
+        values["after"] = requests[-1].seq
         weight = sum(len(row.text or "") + len(row.output or "") + len(row.tool_calls or "") + 500 for row in rows)
-        size = max(1, min(page, 4 * size, size * PAGE_BYTES // weight))
+        size = max(1, min(page, 4 * size, size * PAGE_BYTES // max(1, weight)))
 
 
-def _result(row: Row[Any]) -> Result:
-    if row.round is None:
-        return Result(row.custom_id, "pending")
+def _result(custom_id: str, attempts: list[Row[Any]]) -> Result:
+    if not attempts:
+        return Result(custom_id, "pending")
+    row = attempts[-1]
     usage: dict[str, int] = {}
     if row.input_tokens is not None:
         usage = {
@@ -183,7 +190,7 @@ def _result(row: Row[Any]) -> Result:
             provider_code=row.error_provider_code,
         )
     return Result(
-        custom_id=row.custom_id,
+        custom_id=custom_id,
         status="completed" if row.ok else "failed",
         text=row.text,
         output=_json(row.output),
@@ -191,7 +198,7 @@ def _result(row: Row[Any]) -> Result:
         usage=usage,
         cost=None if row.cost_picodollars is None else dollars(row.cost_picodollars),
         error=error,
-        attempts=row.attempts,
+        attempts=len(attempts),
     )
 
 
