@@ -1,0 +1,54 @@
+# Every target does what it needs first. `make` lists them.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+LEFT_OUT := slow or system or conformance
+
+.PHONY: help install demo test test-full test-conformance test-system check format bench lock docs record-history up
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)-dev ## create .venv, by uv where it is there, else by pip
+$(INSTALLED)-%: requirements/%.txt requirements/install pyproject.toml
+	@requirements/install $*
+
+demo: install ## take 1,000 requests per provider through a real Temporal server; no keys, no network
+	@$(BIN)/python -m nightmill.cli.demo
+
+test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
+	$(BIN)/python -m pytest -m 'not ($(LEFT_OUT))'
+
+test-full: install ## run the long tests as well
+	$(BIN)/python -m pytest -m 'not (system or conformance)'
+
+test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
+	$(BIN)/python -m pytest -m conformance
+
+test-system: install ## run the tests that need system tools (strace)
+	$(BIN)/python -m pytest -m system
+
+check: install ## formatting, lint, strict types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## format and sort imports
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it in the same run
+	$(BIN)/python -m bench
+
+lock: ## write requirements/*.txt anew; needs uv
+	requirements/lock
+
+docs: install ## write the settings tables in docs/settings.md and README.md from the code
+	$(BIN)/python docs/generate.py
+
+record-history: install ## record histories of the workflows as they are now, for the replay tests
+	$(BIN)/python tests/replay/record.py
+
+up: ## start the worker, Temporal and PostgreSQL in containers
+	docker compose up --build --wait

@@ -1,0 +1,162 @@
+"""Writes the settings tables of docs/settings.md and README.md from `nightmill/settings.py`: `make docs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from nightmill.settings import ProviderSettings, Settings
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- settings: written by `make docs` -->", "<!-- end of settings -->"
+HEAD = "| variable | default | meaning |\n| --- | --- | --- |\n"
+GENERAL = "General"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting.
+
+    Attributes:
+        section: Heading it stands under.
+        variable: Environment variable; `<PROVIDER>` stands for each of the four.
+        default: As it would be written in the environment; blank where there is none.
+        meaning: What it does, with its bounds.
+    """
+
+    section: str
+    variable: str
+    default: str
+    meaning: str
+
+    def __str__(self) -> str:
+        """Return a line of a Markdown table."""
+        default = f"`{self.default}`" if self.default else ""
+        return f"| `{self.variable}` | {default} | {self.meaning.replace('|', '/')} |\n"
+
+
+def rows() -> Iterator[Row]:
+    """Yield every setting in the order of the code, the four providers' as one."""
+    providers = [name for name, field in Settings.model_fields.items() if isinstance(field.default, ProviderSettings)]
+    for name, field in Settings.model_fields.items():
+        if not isinstance(field.default, BaseModel):
+            variable = "ACCOUNTS__<NAME>__<PROVIDER>__API_KEY" if name == "accounts" else name.upper()
+            yield Row(GENERAL, f"NIGHTMILL_{variable}", _default(field), _meaning(field))
+        elif name == providers[0]:
+            yield from _provider_rows(providers)
+        elif name not in providers:
+            heading = (type(field.default).__doc__ or name).splitlines()[0].rstrip(".").split(";")[0]
+            for inner, inner_field in type(field.default).model_fields.items():
+                variable = f"NIGHTMILL_{name}__{inner}".upper()
+                yield Row(heading, variable, _default(inner_field), _meaning(inner_field))
+
+
+def _provider_rows(providers: list[str]) -> Iterator[Row]:
+    heading = f"Providers: `<PROVIDER>` is {', '.join(f'`{name.upper()}`' for name in providers)}"
+    for name, field in ProviderSettings.model_fields.items():
+        yield Row(heading, f"NIGHTMILL_<PROVIDER>__{name.upper()}", _default(field), _meaning(field))
+        if name == "base_url":
+            for provider in providers:
+                default = Settings.model_fields[provider].default.base_url
+                yield Row(heading, f"NIGHTMILL_{provider.upper()}__BASE_URL", default, f"that of {provider}")
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default()
+    if value is None or field.is_required() or value in ((), {}):
+        return ""
+    return _written(value) if not isinstance(value, frozenset) else ""
+
+
+def _written(value: Any) -> str:
+    """Write a value as it stands in the environment: durations in seconds, lists as JSON."""
+    if isinstance(value, tuple):
+        return json.dumps([v.total_seconds() if isinstance(v, timedelta) else v for v in value]).replace(".0", "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value.total_seconds():g}" if isinstance(value, timedelta) else str(value)
+
+
+def _meaning(field: FieldInfo) -> str:
+    """Return the description with the words that are allowed, or the bounds."""
+    words = [word for part in _literals(field.annotation) for word in get_args(part)]
+    allowed = f" (one of {', '.join(f'`{word}`' for word in words)})" if words else ""
+    low, high = (next((getattr(m, n) for m in field.metadata if hasattr(m, n)), None) for n in ("ge", "le"))
+    if low is not None:
+        allowed += f" ({low} to {high})" if high is not None else f" (at least {low})"
+    if isinstance(field.default, frozenset):
+        allowed += f"; default {_ranges(sorted(field.default))}"
+    return (field.description or "").strip() + allowed
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield annotation
+    elif get_origin(annotation) is UnionType:
+        for part in get_args(annotation):
+            yield from _literals(part)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write 500, 501, 502 as 500–502."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def by_section() -> str:
+    """Return one table a section."""
+    sections: dict[str, list[Row]] = {}
+    for row in rows():
+        sections.setdefault(row.section, []).append(row)
+    return "\n".join(f"## {name}\n\n{HEAD}{''.join(map(str, found))}" for name, found in sections.items())
+
+
+def one_table() -> str:
+    """Return one table of all settings."""
+    return HEAD + "".join(map(str, rows()))
+
+
+def filled(text: str, table: str) -> str:
+    """Return the text with the table between its two marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the marks {BEGIN} and {END} are missing")
+    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return what each page should hold."""
+    tables = {ROOT / "docs" / "settings.md": by_section(), ROOT / "README.md": one_table()}
+    return {path: filled(path.read_text(), table) for path, table in tables.items()}
+
+
+def main() -> None:
+    """Write the pages, or with `--check` exit with 1 where one is out of date."""
+    stale = {path: text for path, text in pages().items() if path.read_text() != text}
+    if "--check" in sys.argv:
+        sys.exit(f"out of date, run `make docs`: {', '.join(str(p.relative_to(ROOT)) for p in stale)}" if stale else 0)
+    for path, text in stale.items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
