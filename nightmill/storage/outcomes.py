@@ -151,16 +151,16 @@ class OutcomeRepository:
         with self._db.reading() as session:
             connection = session.connection()
             query = values | {"ids": listed(dialect, wire_ids)}
-            requests = [
-                row for row in connection.execute(_REQUESTS[dialect], query) if part.first <= row.seq <= part.last
-            ]
-            query = values | {"seqs": listed(dialect, [row.seq for row in requests])}
+            found = connection.execute(_REQUESTS[dialect], query).fetchall()
+            first, last, now = part.first, part.last, part.round
+            requests = [(wire_id, seq, schema) for wire_id, seq, schema in found if first <= seq <= last]
+            query = values | {"seqs": listed(dialect, [seq for _, seq, _ in requests])}
             attempts = connection.execute(_ATTEMPTS[dialect], query).fetchall()
-        answered = {row.seq for row in attempts if row.round == part.round}
-        if part.round:
-            sent_again = {row.seq for row in attempts if row.round < part.round and row.sent_again}
-            requests = [row for row in requests if row.seq in sent_again]
-        return {row.wire_id: Known(row.seq, row.response_schema, row.seq in answered) for row in requests}
+        answered = {seq for seq, round_, _ in attempts if round_ == now}
+        if now:
+            sent_again = {seq for seq, round_, again in attempts if round_ < now and again}
+            requests = [request for request in requests if request[1] in sent_again]
+        return {wire_id: Known(seq, schema, seq in answered) for wire_id, seq, schema in requests}
 
     def stored(self, part: ProviderBatchRow, seqs: Sequence[int]) -> dict[int, NewOutcome]:
         """Return the outcomes that these requests have in the provider batch's round, by `seq`."""
