@@ -223,8 +223,11 @@ class BatchProvider(Protocol):
         """Ask how the provider batch is doing."""
         ...
 
-    def cancel(self, provider_batch_id: str) -> None:
-        """Ask the provider to cancel. A batch that has ended already is no error."""
+    def cancel(self, provider_batch_id: str) -> ProviderStatus | None:
+        """Ask the provider to cancel and return the status that its answer tells, if it tells one.
+
+        A batch that has ended already is no error.
+        """
         ...
 
     def results(self, provider_batch_id: str, refs: Mapping[str, Any]) -> Iterator[ResultSource]:

@@ -27,19 +27,22 @@ _RETRYABLE_WORDS = re.compile(
     r"deadline_exceeded|aborted|expired",
     re.IGNORECASE,
 )
+# gRPC: unknown, deadline exceeded, resource exhausted, aborted, internal, unavailable; see grpc.io
+_RETRYABLE_GRPC = frozenset({2, 4, 8, 10, 13, 14})
+_CANCELED_GRPC = 1
 _EXPIRED = frozenset({"batch_expired", "expired"})
 _CANCELED = frozenset({"batch_cancelled", "batch_canceled", "cancelled", "canceled"})
 
 _T = TypeVar("_T")
 
 
-def decode(decoder: msgspec.json.Decoder[_T], line: bytes, id_pattern: re.Pattern[bytes]) -> _T:
+def decode(decoder: msgspec.json.Decoder[_T], line: bytes, where_id: re.Pattern[bytes]) -> _T:
     """Return the decoded line.
 
     Args:
         decoder: Made for the provider's entry.
         line: One line of results.
-        id_pattern: Finds the wire id, as a JSON string in group 1, in a line that cannot be decoded.
+        where_id: Made by `id_pattern`.
 
     Raises:
         MalformedEntry: It is no strict JSON (NaN, half a surrogate pair, too deep) or of another shape.
@@ -47,15 +50,33 @@ def decode(decoder: msgspec.json.Decoder[_T], line: bytes, id_pattern: re.Patter
     try:
         return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedEntry(str(error)[:300], _find_id(line, id_pattern)) from None
+        raise MalformedEntry(str(error)[:300], _find_id(line, where_id)) from None
+
+
+def id_pattern(name: str, *, last_in: str | None = None) -> re.Pattern[bytes]:
+    """Return a pattern that finds the wire id in a line that cannot be decoded.
+
+    The member is looked for only where it is the entry's own: after nothing but simple members from the begin of the
+    line, never inside an answer, which may hold a member of the same name.
+
+    Args:
+        name: The member that holds the id.
+        last_in: An object that may hold it at the very end of the line instead.
+    """
+    simple = r'\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*+"|[^\s"{}\[\],]++)\s*,'
+    own = rf'"{name}"\s*:\s*("(?:[^"\\]|\\.)*+")'
+    pattern = rf"\A\s*+\{{(?:{simple})*?\s*+{own}"
+    if last_in is not None:
+        pattern += rf'|"{last_in}"\s*+:\s*+\{{\s*+{own}\s*+\}}\s*+\}}\s*+\Z'
+    return re.compile(pattern.encode(), re.DOTALL)
 
 
 def _find_id(line: bytes, pattern: re.Pattern[bytes]) -> str | None:
-    match = pattern.search(line[:4_096]) or pattern.search(line[-4_096:])
+    match = pattern.search(line)
     if match is None:
         return None
     try:
-        found: str = msgspec.json.decode(match[1], type=str)
+        found: str = msgspec.json.decode(match[match.lastindex or 0], type=str)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return found if "\x00" not in found else None
@@ -117,6 +138,27 @@ def entry_error(
         http_status=http_status,
         retryable=retryable,
     )
+
+
+def rpc_error(message: Any, *, default: str, code: Any, status: Any = None) -> EntryError:
+    """Return the error of a request whose code is a gRPC one (0 to 16) or an HTTP status, as Google and xAI mix them.
+
+    Args:
+        message: The provider's explanation, if it is a text.
+        default: What to say where there is none.
+        code: The number.
+        status: The word, such as `RESOURCE_EXHAUSTED`.
+    """
+    number = int(code) if isinstance(code, int | str) and str(code).isdecimal() else None
+    if number is None:
+        return entry_error(message, default=default, kind=status, code=code)
+    if 100 <= number <= 599:
+        return entry_error(message, default=default, kind=status, code=code, http_status=number)
+    error = entry_error(message, default=default, kind=status, code=code)
+    error.retryable = error.retryable or number in _RETRYABLE_GRPC
+    if number == _CANCELED_GRPC:
+        error.code, error.retryable = ErrorCode.CANCELED, False
+    return error
 
 
 def one_line(text: str) -> str:

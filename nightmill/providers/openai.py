@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nightmill.contracts import BatchStatus, Counts
-from nightmill.errors import InvalidInput, ProviderUnavailable, RequestRefused
+from nightmill.errors import InvalidInput
 from nightmill.providers import responses
 from nightmill.providers.base import Candidate, Created, Entry, Limits, ProviderStatus, ResultSource
 from nightmill.providers.chat import ChatUsage, Choice, chat_body, chat_usage, read_choices
-from nightmill.providers.entries import RAW, decode, entry_error, one_line, savable
+from nightmill.providers.entries import RAW, decode, entry_error, id_pattern, one_line, savable
 from nightmill.providers.wire import (
     FIND_MARGIN,
+    cancel,
     count_of,
     delete_quietly,
     joined,
@@ -67,7 +68,7 @@ _NOT_BATCHABLE = re.compile(r"realtime|^(whisper|tts|dall-e|sora|gpt-image|chatg
 
 _MAX_REASONS = 20
 _WIRE_ID = re.compile(r"[^\x00-\x1f\x7f\s](?:[^\x00-\x1f\x7f]{0,253}[^\x00-\x1f\x7f\s])?")
-_ID_IN_LINE = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+_ID_IN_LINE = id_pattern("custom_id")
 
 
 class _Usage(ChatUsage):
@@ -218,17 +219,14 @@ class OpenAIProvider:
         """See `BatchProvider.status`."""
         return read_status(self._client.request_json("GET", f"/batches/{provider_batch_id}{self._query}").body)
 
-    def cancel(self, provider_batch_id: str) -> None:
+    def cancel(self, provider_batch_id: str) -> ProviderStatus | None:
         """See `BatchProvider.cancel`."""
-        try:
-            self._client.request_json("POST", f"/batches/{provider_batch_id}/cancel{self._query}", blank_ok=True)
-        except (RequestRefused, ProviderUnavailable) as error:
-            # 409 (or 400) is how it says that there is nothing left to cancel.
-            if error.http_status not in (400, 409):
-                raise
-            status = self.status(provider_batch_id).status
-            if not status.is_terminal and status is not BatchStatus.CANCELING:
-                raise
+        path = f"/batches/{provider_batch_id}/cancel{self._query}"
+        return cancel(
+            lambda: self._client.request_json("POST", path, blank_ok=True),
+            lambda: self.status(provider_batch_id),
+            read_status,
+        )
 
     def results(self, provider_batch_id: str, refs: Mapping[str, Any]) -> Iterator[ResultSource]:
         """See `BatchProvider.results`. The file of errors comes second; either may be missing."""

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nightmill.errors import AnswerLost, InvalidInput, NotFound, ProviderUnavailable
+from nightmill.contracts import BatchStatus
+from nightmill.errors import AnswerLost, InvalidInput, NotFound, ProviderUnavailable, RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from nightmill.completions.neutral import NeutralRequest
-    from nightmill.web.client import HttpClient
+    from nightmill.providers.base import ProviderStatus
+    from nightmill.web.client import HttpClient, JsonAnswer
 
 BLOCK_BYTES = 256 * 1024
 """Lines are joined into blocks of this size; handing them on one by one costs twice the time at 1 KB a line."""
@@ -135,6 +137,30 @@ def delete_quietly(client: HttpClient, path: str) -> None:
         return
 
 
+def cancel(
+    ask: Callable[[], JsonAnswer],
+    look: Callable[[], ProviderStatus],
+    read: Callable[[Mapping[str, Any]], ProviderStatus],
+) -> ProviderStatus | None:
+    """Ask for a cancel and return what the answer tells; that there is nothing left to cancel is no error.
+
+    Args:
+        ask: Makes the call.
+        look: Reads the status, to find out why the provider refuses.
+        read: Reads the status from the call's answer.
+    """
+    try:
+        body = ask().body
+    except (RequestRefused, ProviderUnavailable) as error:
+        if error.http_status not in (400, 409):  # how they say that it has ended already
+            raise
+        status = look()
+        if not status.status.is_terminal and status.status is not BatchStatus.CANCELING:
+            raise
+        return status
+    return read(body) if body else None
+
+
 def splice(request: NeutralRequest, build: Callable[[], dict[str, Any]]) -> bytes:
     """Return the body as JSON: the native one untouched, or a built one with the provider options merged into it."""
     if request.native_body is not None:
@@ -148,6 +174,23 @@ def merged(body: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         mine = body.get(name)
         body[name] = merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
     return body
+
+
+def image_data(url: str) -> tuple[str, str] | None:
+    """Return media type and base64 text of a `data:` URL; None for an address.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    if url.startswith("data:"):
+        head, _, data = url[5:].partition(",")
+        kind, _, coding = head.rpartition(";")
+        if coding != "base64" or not kind:
+            raise InvalidInput("messages: an image's data URL must be data:<media type>;base64,…")
+        return kind, data
+    if not url.startswith(("https://", "http://", "gs://")):
+        raise InvalidInput("messages: an image is given by an https address or a data URL")
+    return None
 
 
 def is_strict(schema: Any) -> bool:
