@@ -1,0 +1,120 @@
+"""Signed webhooks by the Standard Webhooks scheme, sent and received (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from nightmill.errors import NotConfigured, PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nightmill.web.guard import GuardedClient
+
+_PREFIX = "whsec_"
+_KEY_BYTES = range(24, 65)  # Standard Webhooks, "Signature scheme" (read 2026-11)
+
+
+class InvalidSignature(PermanentError):
+    """A webhook is not from whom it says, or is older or newer than five minutes."""
+
+    code = "invalid_signature"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One signed message, ready to be posted. A receiver that sees the same `webhook-id` again has seen it before."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def new_secret() -> str:
+    """Return a fresh signing secret, `whsec_` and 32 random bytes in base64."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+
+
+def build_delivery(*, message_id: str, body: bytes, secret: str, now: datetime) -> Delivery:
+    """Sign `body`.
+
+    Args:
+        message_id: The same for every attempt to deliver the same message; the batch id.
+        body: JSON in UTF-8.
+        secret: `whsec_…`.
+        now: The time of this attempt, with a time zone.
+
+    Raises:
+        NotConfigured: The secret is none.
+    """
+    key = _key(secret)
+    if len(key) not in _KEY_BYTES:
+        raise NotConfigured("the webhook secret must hold 24 to 64 bytes")
+    at = now.astimezone(UTC)  # the library takes any time for UTC
+    signature = Webhook(key).sign(message_id, at, body.decode("utf-8"))
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signature,
+    }
+    return Delivery(headers, body)
+
+
+def verify_delivery(headers: Mapping[str, str], body: bytes, *, secret: str) -> None:
+    """Return if the message was signed with `secret` within the last five minutes; header names in any case.
+
+    Raises:
+        InvalidSignature: It was not.
+        NotConfigured: The secret is none.
+    """
+    webhook = Webhook(_key(secret))
+    try:
+        webhook.verify(body, dict(headers), json_parse=False)
+    except (WebhookVerificationError, ValueError, TypeError):  # the last two: headers that cannot be parsed
+        raise InvalidSignature("the webhook's signature or time is not valid") from None
+
+
+@dataclass(frozen=True)
+class SignedPoster:
+    """Posts signed messages; a 2xx answer is success, a redirect is not followed.
+
+    Attributes:
+        client: Connects, or refuses to.
+        secret: Signs; None where none is configured, and then nothing can be posted.
+        deadline: For one post as a whole.
+    """
+
+    client: GuardedClient
+    secret: str | None = field(repr=False)
+    deadline: timedelta = timedelta(seconds=30)
+
+    def __call__(self, url: str, message_id: str, body: bytes) -> None:
+        """Post `body`, signed now. A second call posts a second time under the same `webhook-id`.
+
+        Raises:
+            NotConfigured: There is no secret.
+            NightmillError: What `GuardedClient.post` raises.
+        """
+        if self.secret is None:
+            raise NotConfigured("webhooks are signed: set NIGHTMILL_WEBHOOK__SECRET")
+        delivery = build_delivery(message_id=message_id, body=body, secret=self.secret, now=datetime.now(UTC))
+        self.client.post(url, headers=delivery.headers, content=delivery.body, deadline=self.deadline)
+
+
+def _key(secret: str) -> bytes:
+    """Return the bytes of a secret; the library would drop characters that are no base64 without a word."""
+    text = secret.removeprefix(_PREFIX)
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise NotConfigured("the webhook secret must be base64, with or without whsec_ before it")
+    return key
