@@ -135,9 +135,8 @@ class Server(ThreadingHTTPServer):
     """Serves each connection on a thread of its own; `handle_call` answers every request."""
 
     daemon_threads = True
-    request_queue_size = (
-        512  # a test may open hundreds of connections at once; the default of 5 makes them wait a second
-    )
+    # a test may open hundreds of connections at once; the default of 5 makes them wait a second
+    request_queue_size = 512
 
     def __init__(self, address: tuple[str, int], handle_call: Handle) -> None:
         self.handle_call = handle_call

@@ -115,6 +115,8 @@ def test_requests_that_are_never_reached_make_the_batch_expire(client: Any, sand
         (b'{"b": {"a": [1]}, "a": [\n{"x":\r\n1}\n]}', [{"x": 1}], {"b": {"a": [1]}, "a": []}),
         (b'{"c": ["a", {"a": [2]}], "a": []}', [], {"c": ["a", {"a": [2]}], "a": []}),
         (b'{"b": "a"}', [], {"b": "a"}),
+        (b'{"c": ["x", "b", [{}]]}', [], {"c": ["x", "b", [{}]]}),
+        (b'{"c": {"x": 1, "b": [{}]}}', [{}], {"c": {"x": 1, "b": []}}),
     ],
 )
 def test_an_array_is_cut_out_of_the_object_around_it(
@@ -122,5 +124,5 @@ def test_an_array_is_cut_out_of_the_object_around_it(
 ) -> None:
     body, lines = tmp_path / "body", tmp_path / "lines"
     body.write_bytes(text)
-    assert split(body, lines, {("a",)}) == rest
+    assert split(body, lines, {("a",), ("c", "b")}) == rest
     assert [orjson.loads(line) for line in lines.read_bytes().splitlines()] == elements

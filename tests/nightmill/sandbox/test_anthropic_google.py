@@ -49,6 +49,14 @@ def test_anthropics_results_url_leads_back_to_the_same_host(client: Any, sandbox
     assert results[0]["result"]["message"]["content"][0]["text"] == 'You said: a "quoted" [brace} \\'
 
 
+def test_anthropic_counts_cached_tokens_on_top_of_the_others(client: Any) -> None:
+    batch = client("POST", MESSAGES, anthropic_body(20), VERSION).json
+    results = client("GET", f"{MESSAGES}/{batch['id']}/results").lines
+    usages = [one["result"]["message"]["usage"] for one in results]
+    assert len({usage["input_tokens"] for usage in usages}) == 2
+    assert len({usage["input_tokens"] + usage["cache_read_input_tokens"] for usage in usages}) == 1
+
+
 def test_a_running_anthropic_batch_can_be_neither_read_nor_deleted(client: Any, sandbox: Any) -> None:
     sandbox.set_profile(finish_after=None)
     path = f"{MESSAGES}/{client('POST', MESSAGES, anthropic_body(1), VERSION).json['id']}"

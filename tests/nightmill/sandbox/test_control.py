@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -88,6 +89,31 @@ def test_a_connection_serves_many_requests(sandbox: Sandbox) -> None:
         connection.request("GET", "/openai/v1/batches", headers={"Authorization": "Bearer key"})
         assert json.loads(connection.getresponse().read())["data"] == []
     assert connection.sock is before
+    connection.close()
+
+
+def test_bodies_may_come_in_chunks_and_after_a_hundred_continue(sandbox: Sandbox) -> None:
+    connection = socket.create_connection(("127.0.0.1", sandbox.port), timeout=5)
+    connection.sendall(
+        b"POST /_sandbox/profile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    )
+    assert connection.recv(100).startswith(b"HTTP/1.1 100")
+    connection.sendall(b'b;x=y\r\n{"finish_af\r\na\r\nter": 123}\r\n0\r\nTrailer: x\r\n\r\n')
+    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    assert sandbox.profile.finish_after == 123
+    connection.sendall(b"GET /_sandbox/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    connection.close()
+
+
+def test_stopping_ends_idle_connections_at_once(sandbox: Sandbox) -> None:
+    connection = socket.create_connection(("127.0.0.1", sandbox.port), timeout=5)
+    connection.sendall(b"GET /_sandbox/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(1000)
+    began = time.monotonic()
+    sandbox.stop()
+    assert connection.recv(1000) == b""
+    assert time.monotonic() - began < 1
     connection.close()
 
 
