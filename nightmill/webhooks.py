@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -16,7 +16,7 @@ from nightmill.errors import NotConfigured, PermanentError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nightmill.web.guard import GuardedClient
+    from pydantic import SecretStr
 
 _PREFIX = "whsec_"
 _KEY_BYTES = range(24, 65)  # Standard Webhooks, "Signature scheme" (read 2026-11)
@@ -81,31 +81,16 @@ def verify_delivery(headers: Mapping[str, str], body: bytes, *, secret: str) -> 
         raise InvalidSignature("the webhook's signature or time is not valid") from None
 
 
-@dataclass(frozen=True)
-class SignedPoster:
-    """Posts signed messages; a 2xx answer is success, a redirect is not followed.
+def signed(body: bytes, *, message_id: str, secret: SecretStr | None) -> dict[str, str]:
+    """Return the headers that go with `body` when it is posted now. See `build_delivery`.
 
-    Attributes:
-        client: Connects, or refuses to.
-        secret: Signs; None where none is configured, and then nothing can be posted.
-        deadline: For one post as a whole.
+    Raises:
+        NotConfigured: There is no secret, or it is none.
     """
-
-    client: GuardedClient
-    secret: str | None = field(repr=False)
-    deadline: timedelta = timedelta(seconds=30)
-
-    def __call__(self, url: str, message_id: str, body: bytes) -> None:
-        """Post `body`, signed now. A second call posts a second time under the same `webhook-id`.
-
-        Raises:
-            NotConfigured: There is no secret.
-            NightmillError: What `GuardedClient.post` raises.
-        """
-        if self.secret is None:
-            raise NotConfigured("webhooks are signed: set NIGHTMILL_WEBHOOK__SECRET")
-        delivery = build_delivery(message_id=message_id, body=body, secret=self.secret, now=datetime.now(UTC))
-        self.client.post(url, headers=delivery.headers, content=delivery.body, deadline=self.deadline)
+    if secret is None:
+        raise NotConfigured("webhooks are signed: set NIGHTMILL_WEBHOOK__SECRET")
+    delivery = build_delivery(message_id=message_id, body=body, secret=secret.get_secret_value(), now=datetime.now(UTC))
+    return dict(delivery.headers)
 
 
 def _key(secret: str) -> bytes:

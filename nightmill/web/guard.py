@@ -7,10 +7,12 @@ each hop under the same rules.
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote
 
 import httpcore
 import httpx
@@ -163,7 +165,8 @@ class GuardedClient:
         """
         target = checked_url(url)
         rest = target.raw_path.decode("ascii")
-        redact = Redactor(frozenset({rest, *(part for part in rest.replace("?", "/").split("/") if len(part) >= 4)}))
+        parts = {part for text in (rest, unquote(rest)) for part in re.split("[/?&=]", text) if len(part) >= 4}
+        redact = Redactor(frozenset({rest, *parts}))
         where = _shown(f"POST {target.scheme}://{target.netloc.decode()}")
         request = self._client.build_request("POST", target, headers=dict(headers), content=content)
         response = self._send(request, where, redact, within_seconds=time.monotonic() + deadline.total_seconds())

@@ -249,7 +249,7 @@ def test_a_webhook_does_not_follow_redirects_and_its_path_stays_secret(client: G
         client.post("http://site.example/services/T0K3N?key=geheim", headers={"A": "1"}, content=b"body")
     assert [got.body for got in server.received] == [b"body"]
     assert str(caught.value).startswith("POST http://site.example: status 302")
-    server.script = answer(b"no hook /services/T0K3N?key=geheim", status="500 Oops")
+    server.script = answer(b"no hook /services/T0K3N?key=geheim, T0K3N geheim", status="500 Oops")
     with pytest.raises(NightmillError) as echoed:
         client.post("http://site.example/services/T0K3N?key=geheim", headers={}, content=b"body")
     for text in (str(caught.value), str(echoed.value)):

@@ -1,0 +1,225 @@
+"""Tell operators what needs them: by mail, by signed webhook, and through `apprise` by a hundred other channels."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+import smtplib
+import ssl
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+from nightmill.errors import NightmillError, NotConfigured, NotificationFailed
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+_MAX_SUBJECT = 200  # characters
+_MAX_MESSAGE = 500
+_ADDRESS = re.compile(r"[^\s@,;<>()\[\]\\\"]{1,64}@[A-Za-z0-9.-]{1,253}")
+
+PostSigned = Callable[[str, str, bytes], None]
+"""Posts (url, message id, body), signed; returns after a 2xx answer, raises `nightmill.errors` otherwise."""
+
+_Send = Callable[["Notification"], None]
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What an operator is told.
+
+    Attributes:
+        subject: One line.
+        body: Some lines of plain text, without secrets, prompts or completions.
+        component: Which part speaks: `batches`, `reconciler`, …
+        batch_id: The batch it is about, if it is about one.
+    """
+
+    subject: str
+    body: str
+    component: str
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmtpServer:
+    """How mails are sent.
+
+    Attributes:
+        host: Its name.
+        port: Its port: 25, 587 with `starttls`, 465 with `tls`.
+        user: Its user, if it asks for one.
+        password: And the password.
+        tls: How the connection is encrypted.
+        sender: Sender of mails.
+        timeout: For each step of the conversation.
+        ssl_context: Other roots than the usual ones.
+    """
+
+    host: str = "localhost"
+    port: int = 25
+    user: str | None = None
+    password: SecretStr | None = None
+    tls: Literal["none", "starttls", "tls"] = "none"
+    sender: str = "nightmill@localhost"
+    timeout: timedelta = timedelta(seconds=10)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
+
+class Notifier:
+    """Sends notifications to all configured URLs; for many threads at once. Without URLs it does nothing.
+
+    URLs: `mailto:a@example.org,b@example.org`; `https://…`, posted as a signed webhook of the type
+    `nightmill.notification`; any other scheme that `apprise` knows. The last ones bypass our guard of outgoing
+    connections: they are the operator's own setting, never a user's input. URLs hold credentials and therefore appear
+    in no message: a channel is named by its scheme and host.
+    """
+
+    def __init__(self, urls: Sequence[str], smtp: SmtpServer, *, post_signed: PostSigned) -> None:
+        """Check the URLs; nothing is connected to.
+
+        Args:
+            urls: Where to.
+            smtp: The mail server for `mailto:`.
+            post_signed: Posts webhooks for `https:`.
+
+        Raises:
+            NotConfigured: A URL cannot be used, or the extra for its scheme is not installed.
+        """
+        self._smtp = smtp
+        self._post_signed = post_signed
+        self._channels: list[tuple[str, _Send]] = [self._channel(url) for url in urls]
+
+    def notify(self, notification: Notification) -> None:
+        """Tell everybody. One channel that fails does not keep the others from being told. Not idempotent.
+
+        Raises:
+            NotificationFailed: At least one channel failed; the message says which and why.
+        """
+        failures = []
+        for name, send in self._channels:
+            try:
+                send(notification)
+            except NightmillError as error:
+                failures.append(f"{name}: {error}")
+        if failures:
+            text = f"{len(failures)} of {len(self._channels)} notifications failed: {'; '.join(failures)}"
+            raise NotificationFailed(text[:_MAX_MESSAGE])
+
+    def _channel(self, url: str) -> tuple[str, _Send]:
+        scheme = url.partition(":")[0].lower()
+        if scheme == "mailto":
+            recipients = [unquote(part).strip() for part in url[len("mailto:") :].split(",")]
+            if not all(_ADDRESS.fullmatch(recipient) for recipient in recipients):
+                raise NotConfigured("a mailto: notification URL must be mailto:name@host[,name@host…]")
+            domains = sorted({recipient.rpartition("@")[2] for recipient in recipients})
+            return f"mailto:{','.join(domains)}", lambda notification: self._mail(recipients, notification)
+        if scheme == "https":
+            return _host_of(url), lambda notification: self._webhook(url, notification)
+        if scheme == "http":
+            raise NotConfigured("notifications are not posted over http:, use https:")
+        if not re.fullmatch(r"[a-z][a-z0-9+-]{0,30}", scheme) or "://" not in url:
+            raise NotConfigured("a notification URL must begin with mailto:, https:// or a scheme that apprise knows")
+        if importlib.util.find_spec("apprise") is None:
+            raise NotConfigured(f"{scheme}: notifications need an extra: pip install 'nightmill[apprise]'")
+        return scheme, lambda notification: _apprise(url, notification)
+
+    def _mail(self, recipients: Sequence[str], notification: Notification) -> None:
+        smtp, message = self._smtp, _mail(self._smtp.sender, recipients, notification)
+        domain = smtp.sender.rpartition("@")[2] or "localhost"
+        wait = smtp.timeout.total_seconds()
+        try:
+            # Our own name is given: smtplib would look it up, and wait where no name server answers.
+            with (
+                smtplib.SMTP_SSL(smtp.host, smtp.port, domain, timeout=wait, context=self._tls())
+                if smtp.tls == "tls"
+                else smtplib.SMTP(smtp.host, smtp.port, domain, timeout=wait)
+            ) as server:
+                if smtp.tls == "starttls":
+                    server.starttls(context=self._tls())
+                if smtp.user is not None:
+                    server.login(smtp.user, smtp.password.get_secret_value() if smtp.password else "")
+                refused = server.send_message(message)
+        except smtplib.SMTPResponseException as error:
+            # The server's own text could quote what we sent it, the password included.
+            raise NotificationFailed(f"the mail server says {error.smtp_code} ({type(error).__name__})") from None
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            raise NotificationFailed(f"the mail could not be sent ({_reason(error)})") from None
+        if refused:
+            raise NotificationFailed(f"the mail server refuses {len(refused)} of {len(recipients)} recipients")
+
+    def _tls(self) -> ssl.SSLContext:
+        return self._smtp.ssl_context or ssl.create_default_context()
+
+    def _webhook(self, url: str, notification: Notification) -> None:
+        body = {
+            "type": "nightmill.notification",
+            "timestamp": datetime.now(UTC).isoformat(),
+            "data": {
+                "subject": notification.subject,
+                "body": notification.body,
+                "component": notification.component,
+                "batch_id": notification.batch_id,
+            },
+        }
+        self._post_signed(url, f"msg_{uuid.uuid4().hex}", json.dumps(body).encode())
+
+
+def _mail(sender: str, recipients: Sequence[str], notification: Notification) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = ", ".join(recipients)
+    message["Subject"] = _clean(" ".join(notification.subject.split()))[:_MAX_SUBJECT]
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2] or "localhost")
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
+    lines = [_clean(notification.body), "", "-- ", f"Component: {notification.component}"]
+    if notification.batch_id is not None:
+        lines.append(f"Batch: {notification.batch_id}")
+    message.set_content("\n".join(lines) + "\n")
+    return message
+
+
+def _apprise(url: str, notification: Notification) -> None:
+    import apprise
+
+    # It logs URLs with their credentials when it cannot use them.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    body = f"{notification.body}\n\nComponent: {notification.component}"
+    try:
+        channels = apprise.Apprise()
+        delivered = channels.add(url) and channels.notify(title=notification.subject, body=body)
+    except Exception as error:  # noqa: BLE001 - a hundred plugins, none of which may stop a batch
+        raise NotificationFailed(f"apprise failed ({type(error).__name__})") from None
+    if not delivered:
+        raise NotificationFailed("apprise does not understand the URL or could not deliver")
+
+
+def _host_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise NotConfigured("an https: notification URL must name a host")
+    return f"{parts.scheme}://{host}"
+
+
+def _clean(text: str) -> str:
+    """Replace what cannot be encoded: a lone surrogate from a provider's message must not lose the mail."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
