@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from nightmill.completions.lines import Line
-from nightmill.completions.schemas import compile_schema
+from nightmill.completions.output import check_output
+from nightmill.completions.pricing import Price, cost_picodollars
 from nightmill.contracts import ErrorCode
-from nightmill.providers.base import Entry, EntryError, MalformedEntry, Usage
-from nightmill.storage.outcomes import Known, NewOutcome
+from nightmill.providers.base import MalformedEntry
+from nightmill.storage.outcomes import NewOutcome
 
 if TYPE_CHECKING:
-    from nightmill.providers.base import BatchProvider
+    from nightmill.completions.lines import Line
+    from nightmill.providers.base import BatchProvider, Entry, Usage
     from nightmill.storage.models import BatchRow, ProviderBatchRow
+    from nightmill.storage.outcomes import Known
 
 MAX_RAW = 256 * 1024
 """Characters kept of a failed entry; the whole line is in the stored file."""
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_INT = 2**31 - 1
-_MAX_BIGINT = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -56,7 +54,8 @@ class EntryReader:
         self._provider = provider
         # Plain values: reading a mapped attribute costs as much as everything else that is done with it.
         self._batch_key, self._round = part.batch_key, part.round
-        self._cost = _pricing(batch, provider)
+        self._price = Price.from_json(batch.prices) if batch.prices else None
+        self._cached_is_extra = provider.cached_is_extra
 
     def is_cut(self, line: Line) -> bool:
         """Whether this is a last line that looks as if the rest of it were missing."""
@@ -94,10 +93,7 @@ class EntryReader:
         usage = entry.usage
         if usage is not None and not _is_sane(usage):
             return self._failed(request.seq, "a number of tokens is out of range", reading.line)
-        error = entry.error
-        output = entry.output
-        if error is None:
-            output, error = judge(entry, request.schema)
+        error = check_output(entry, request.schema).error
         row = NewOutcome(  # by position, which is half the price
             self._batch_key,
             request.seq,
@@ -109,7 +105,7 @@ class EntryReader:
             None if usage is None else usage.output,
             None if usage is None else usage.cached,
             None if usage is None else usage.reasoning,
-            None if usage is None else self._cost(usage),
+            cost_picodollars(usage, self._price, cached_is_extra=self._cached_is_extra),
             None if error is None else error.code.value,
             None if error is None else error.provider_type,
             None if error is None else error.provider_code,
@@ -117,7 +113,7 @@ class EntryReader:
             None if error is None else error.http_status,
             None if error is None else error.retryable,
             entry.text,
-            output,
+            entry.output,
             entry.tool_calls,
             None if error is None else raw_text(reading.line),
         )
@@ -172,25 +168,3 @@ def _storable(wire_id: str | None) -> str | None:
 def _is_sane(usage: Usage) -> bool:
     numbers = (usage.input, usage.output, usage.cached, usage.reasoning, usage.cache_write)
     return min(numbers) >= 0 and max(numbers) <= _MAX_INT
-
-
-def judge(entry: Entry, schema: str | None) -> tuple[str | None, EntryError | None]:
-    """Return the output of an answer as JSON, and why the answer is a failure, if it is one (B24)."""
-    if entry.output is not None:
-        return entry.output, None
-    if not (entry.text and entry.text.strip()) and entry.tool_calls is None:
-        return None, EntryError(ErrorCode.EMPTY_OUTPUT, "the answer has neither text nor a tool call")
-    if schema is None or entry.text is None:
-        return None, None
-    try:
-        value = msgspec.json.decode(entry.text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        return None, EntryError(ErrorCode.INVALID_OUTPUT, f"the answer is no JSON: {error}"[:300])
-    complaint = compile_schema(schema).complaint(value)
-    if complaint is not None:
-        return None, EntryError(ErrorCode.INVALID_OUTPUT, complaint)
-    return entry.text, None
-
-
-def _pricing(batch: BatchRow, provider: BatchProvider) -> Callable[[Usage], int | None]:
-    return lambda usage: None
