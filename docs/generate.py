@@ -107,14 +107,14 @@ def _literals(annotation: Any) -> Iterator[Any]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Write 500, 501, 502 as 500–502."""
+    """Write 500, 501, 502 as 500-502."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def by_section() -> str:
