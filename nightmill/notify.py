@@ -133,10 +133,11 @@ class Notifier:
         return scheme, lambda notification: _apprise(url, notification)
 
     def _mail(self, recipients: Sequence[str], notification: Notification) -> None:
-        smtp, message = self._smtp, _mail(self._smtp.sender, recipients, notification)
+        smtp = self._smtp
         domain = smtp.sender.rpartition("@")[2] or "localhost"
         wait = smtp.timeout.total_seconds()
         try:
+            message = _mail(smtp.sender, recipients, notification)
             # Our own name is given: smtplib would look it up, and wait where no name server answers.
             with (
                 smtplib.SMTP_SSL(smtp.host, smtp.port, domain, timeout=wait, context=self._tls())

@@ -157,6 +157,9 @@ def test_a_mail_server_that_is_away_is_a_failure(web: PostSigned) -> None:
     smtp = SmtpServer(host="127.0.0.1", port=1)
     with pytest.raises(NotificationFailed, match="Connection refused"):
         Notifier(["mailto:a@example.org"], smtp, post_signed=web).notify(TOLD)
+    broken = replace(smtp, sender="a\nb@example.org")
+    with pytest.raises(NotificationFailed, match="ValueError"):
+        Notifier(["mailto:a@example.org"], broken, post_signed=web).notify(TOLD)
 
 
 @pytest.mark.parametrize("tls", ["starttls", "tls"])

@@ -115,7 +115,7 @@ def test_another_body_another_secret_and_another_time_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["", "whsec_", "whsec_!!!!", "whsec_c2hvcnQ=", "geheim geheim", "whsec_" + "A" * 100]
+    "secret", ["", "whsec_", "whsec_!!!!", "whsec_c2hvcnQ=", "geheim geheim", SECRET + "!", "whsec_" + "A" * 100]
 )
 def test_a_secret_that_is_none_is_refused_without_being_quoted(secret: str) -> None:
     with pytest.raises(NotConfigured) as caught:
