@@ -101,6 +101,7 @@ def test_batches_are_listed_newest_first_in_pages(client: Any) -> None:
     made = [client.openai_batch(1)["id"] for _ in range(3)]
     first = client("GET", "/openai/v1/batches?limit=2").json
     assert ([one["id"] for one in first["data"]], first["has_more"]) == ([made[2], made[1]], True)
+    assert client("GET", "/openai/v1/batches?limit=3").json["has_more"] is False
     rest = client("GET", f"/openai/v1/batches?limit=2&after={first['last_id']}").json
     assert ([one["id"] for one in rest["data"]], rest["has_more"]) == ([made[0]], False)
 
@@ -169,7 +170,8 @@ def test_azure_sends_its_key_in_a_header_of_its_own(client: Any) -> None:
 
 
 def test_chat_and_embeddings_answer_in_their_own_shapes(client: Any) -> None:
-    chat = {"model": "gpt-4.1", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]}
+    chat = {"model": "gpt-4.1", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "no"}]}
+    chat["messages"] += [{"role": "assistant", "content": "ok"}, {"role": "user", "content": "hello"}]
     for endpoint, body, read in (
         ("/v1/chat/completions", chat, lambda answer: answer["choices"][0]["message"]["content"] == "You said: hello"),
         ("/v1/embeddings", {"model": "e", "input": ["a", "b"]}, lambda answer: len(answer["data"]) == 2),

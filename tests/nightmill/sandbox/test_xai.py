@@ -43,6 +43,7 @@ def test_a_batch_goes_from_upload_to_pages_of_results(client: Any) -> None:
     assert state(read(client, batch)) == (5, 0, 5, 0, 0)
     pages = results(client, batch, 2)
     assert [len(page) for page in pages] == [2, 2, 1]
+    assert [len(page) for page in results(client, batch, 5)] == [5]
     entries = [entry for page in pages for entry in page]
     assert {entry["batch_request_id"] for entry in entries} == {f"r{n}" for n in range(5)}
     answer = entries[0]["batch_result"]["response"]["chat_get_completion"]
