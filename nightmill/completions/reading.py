@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightmill.completions.output import check_output
+from nightmill.completions.output import judge
 from nightmill.completions.pricing import Price, cost_picodollars
 from nightmill.contracts import ErrorCode
 from nightmill.providers.base import MalformedEntry
@@ -93,7 +93,9 @@ class EntryReader:
         usage = entry.usage
         if usage is not None and not _is_sane(usage):
             return self._failed(request.seq, "a number of tokens is out of range", reading.line)
-        error = check_output(entry, request.schema).error
+        output, error = entry.output, entry.error
+        if error is None:
+            output, error = judge(entry, request.schema)
         row = NewOutcome(  # by position, which is half the price
             self._batch_key,
             request.seq,
@@ -113,7 +115,7 @@ class EntryReader:
             None if error is None else error.http_status,
             None if error is None else error.retryable,
             entry.text,
-            entry.output,
+            output,
             entry.tool_calls,
             None if error is None else raw_text(reading.line),
         )
