@@ -15,7 +15,6 @@ from nightmill.completions.delivery import Deliverer
 from nightmill.completions.ingest import Harvester
 from nightmill.completions.polling import Poller
 from nightmill.completions.preparation import Preparer
-from nightmill.completions.pricing import Estimator
 from nightmill.completions.settlement import Settler
 from nightmill.completions.submission import Submitter
 from nightmill.notify import Notifier, SmtpServer
@@ -126,11 +125,6 @@ class Assembly:
         return Outgoing(secret=hook.secret, allow_private=hook.allow_private_addresses)
 
     @cached_property
-    def estimator(self) -> Estimator:
-        """What things cost."""
-        return Estimator(self.settings.prices)
-
-    @cached_property
     def settler(self) -> Settler:
         """Harvests and closes."""
         return Settler(
@@ -153,7 +147,7 @@ class Assembly:
             requests=self.requests,
             settler=self.settler,
             renderer=self.renderer,
-            estimator=self.estimator,
+            prices=self.settings.prices,
             input_roots=self.settings.input_roots,
             fetch=self.outgoing.fetch,
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from nightmill.contracts import BatchSummary
-    from nightmill.storage.outcomes import Result
+    from nightmill.storage.results import Result
 
 __all__ = ["Nightmill", "cancel", "results", "submit", "wait"]
 

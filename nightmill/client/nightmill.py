@@ -28,10 +28,11 @@ from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress
 from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
+from nightmill.storage.retries import failed_requests
 
 if TYPE_CHECKING:
     from nightmill.storage.models import BatchRow
-    from nightmill.storage.outcomes import Result
+    from nightmill.storage.results import Result
 
 _T = TypeVar("_T")
 
@@ -164,7 +165,7 @@ class Nightmill:
         if not row.status.is_terminal:
             raise BatchConflict(f"batch {batch_id} is {row.status}: wait until it has ended, or cancel it")
         new_id = ids.new_batch_id()
-        failed = self.assembly.requests.failed(batch_id, only_retriable=only_retriable)
+        failed = failed_requests(self.assembly.database, batch_id, only_retriable=only_retriable)
         new = await asyncio.to_thread(self.assembly.preparer.store_retry, new_id, row, failed)
         await self._start(new)
         return new_id
@@ -221,9 +222,10 @@ class Nightmill:
             BatchNotFound: No workflow has this id.
         """
         try:
-            return await self._handle(batch_id).query("progress", result_type=Progress)
+            answer: Progress = await self._handle(batch_id).query("progress", result_type=Progress)
         except RPCError as error:
             raise self._steering_error(batch_id, error) from error
+        return answer
 
     def results(self, batch_id: str) -> Iterator[Result]:
         """Yield each completion in the order of the requests, also while the batch is running; blocks on the database.
@@ -274,7 +276,7 @@ class Nightmill:
 
     async def _update(self, batch_id: str, name: str, result_type: type[_T]) -> _T:
         try:
-            return await self._handle(batch_id).execute_update(
+            answer: _T = await self._handle(batch_id).execute_update(
                 name, result_type=result_type, rpc_timeout=UPDATE_ANSWERS_WITHIN
             )
         except WorkflowUpdateFailedError as error:
@@ -286,6 +288,7 @@ class Nightmill:
             ) from error
         except RPCError as error:
             raise self._steering_error(batch_id, error) from error
+        return answer
 
     @staticmethod
     def _steering_error(batch_id: str, error: RPCError) -> BatchNotFound | TemporalUnreachable:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from nightmill.completions.pricing import Estimator, find_price
 from nightmill.completions.requests import RequestReader, StoredRequest, read_requests
 from nightmill.completions.sources import Fetch, open_requests
 from nightmill.contracts import BatchInput, BatchStatus, CompletionHandler, PreparedBatch, PrepareInput
@@ -19,7 +21,6 @@ from nightmill.failpoints import fail_point
 from nightmill.storage.models import BatchRow
 
 if TYPE_CHECKING:
-    from nightmill.completions.pricing import Estimator
     from nightmill.completions.settlement import Settler
     from nightmill.providers.base import BatchProvider
     from nightmill.settings import BatchSettings
@@ -49,7 +50,7 @@ class Preparer:
         requests: The stored requests.
         settler: Plans rounds and sums up.
         renderer: Gives a provider by name, without a key.
-        estimator: Knows prices.
+        prices: See `NIGHTMILL_PRICES`.
         input_roots: See `NIGHTMILL_INPUT_ROOTS`.
         fetch: Downloads a public address.
     """
@@ -59,7 +60,7 @@ class Preparer:
     requests: RequestRepository
     settler: Settler
     renderer: Callable[[str], BatchProvider]
-    estimator: Estimator
+    prices: Mapping[str, Mapping[str, Decimal]]
     input_roots: Sequence[Path]
     fetch: Fetch
 
@@ -112,6 +113,7 @@ class Preparer:
         """
         assert given.provider and given.model  # noqa: S101, PT018 - BatchInput has seen to it
         provider = self.renderer(given.provider)
+        price = find_price(provider, given.model, self.prices)
         handler = given.completion_handler
         schedule = given.poll_schedule if given.poll_schedule is not None else self.defaults.poll_schedule
         batch = BatchRow(
@@ -125,30 +127,28 @@ class Preparer:
             max_age=(given.max_age or self.max_age(provider)).total_seconds(),
             retry_rounds=self.defaults.retry_rounds if given.retry_rounds is None else given.retry_rounds,
             budget=str(given.budget) if given.budget is not None else None,
-            prices=self.estimator.frozen_prices(provider, given.model),
+            prices=price.to_json() if price else None,
             created_at=datetime.now(UTC),
         )
-        return self.requests.store(batch, self._checked(batch, reader, provider, heartbeat))
+        return self.requests.store(batch, self._checked(batch, reader, Estimator(provider, price), heartbeat))
 
+    @staticmethod
     def _checked(
-        self,
         batch: BatchRow,
         reader: RequestReader,
-        provider: BatchProvider,
+        estimator: Estimator,
         heartbeat: Callable[[dict[str, Any]], None],
     ) -> Iterator[StoredRequest]:
         """Pass the requests on; at their end settle the endpoint and hold the estimate against the budget."""
-        tally = self.estimator.tally(provider, batch.model)
-        for request in reader:
-            tally.add(request.line)
+        for request in estimator.watch(reader):
             if request.seq % 10_000 == 0:
                 heartbeat({"requests": request.seq})
             yield request
         batch.endpoint = reader.endpoint
         if batch.budget is not None:
-            estimate = tally.estimate()
+            estimate = estimator.result()
             if estimate.cost is None:
-                raise OverBudget(f"budget: {estimate.no_cost_because}, so the cost cannot be held against it")
+                raise OverBudget(f"budget: cannot be held against the cost: {estimate.cost_unknown}")
             if estimate.cost > batch.budget_decimal:
                 raise OverBudget(
                     f"budget: up to ${estimate.cost:.4f} by the estimate, over the budget of ${batch.budget}; "

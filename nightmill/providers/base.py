@@ -35,9 +35,15 @@ class Limits:
 class RequestLines(Protocol):
     """The rendered lines of one provider batch, in order; iterating again reads the same lines again."""
 
-    count: int
-    total_bytes: int
-    """Sum of the lines' lengths in bytes, without line ends."""
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the lines' lengths in bytes, without line ends."""
+        ...
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield each stored line, without line end, a page at a time from storage."""
