@@ -14,7 +14,7 @@ $(INSTALLED)-%: requirements/%.txt requirements/install pyproject.toml
 	@requirements/install $*
 
 demo: install ## take 1,000 requests per provider through a real Temporal server; no keys, no network
-	@$(BIN)/python -m nightmill.cli.demo
+	@$(BIN)/nightmill demo
 
 test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
 	$(BIN)/python -m pytest -m 'not ($(LEFT_OUT))'
