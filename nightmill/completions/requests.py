@@ -53,7 +53,7 @@ class StoredRequest:
 class RequestReader:
     """Iterates once over the requests as stored, then raises `InvalidInput` if anything was wrong.
 
-    Memory grows by about 80 bytes a request, for telling duplicates.
+    Memory grows by about 100 bytes a request, for telling duplicates.
 
     Attributes:
         endpoint: The endpoint of all requests; certain once the iteration is over. Empty where the provider has none.

@@ -86,8 +86,8 @@ def compile_schema(text: str) -> AnswerSchema:
     if draft is None:
         raise InvalidInput(f"response_schema: $schema {named[:80]!r} is not known; use draft 2020-12, 2019-09 or 7")
     try:
-        draft.check_schema(schema)
         _refuse_unsafe(schema)
+        draft.check_schema(schema)
     except exceptions.SchemaError as error:
         raise InvalidInput(f"response_schema: at {error.json_path}: {_one_line(error.message)}") from None
     except RecursionError:

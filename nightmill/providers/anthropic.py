@@ -13,6 +13,7 @@ from nightmill.contracts import BatchStatus, Counts, ErrorCode
 from nightmill.errors import InvalidInput
 from nightmill.providers.base import Candidate, Created, Entry, Limits, ProviderStatus, ResultSource, Usage
 from nightmill.providers.chat import single_prompt
+from nightmill.providers.config import Adapter
 from nightmill.providers.entries import RAW, Count, ToolCall, decode, entry_error, id_pattern, savable, tool_calls_json
 from nightmill.providers.wire import (
     FIND_MARGIN,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nightmill.completions.neutral import ImagePart, Message, NeutralRequest
     from nightmill.providers.base import RequestLines
     from nightmill.providers.config import ProviderConfig
+    from nightmill.web.client import HttpClient
 
 # 100,000 requests or 256 MB, whichever comes first; 24 hours; any mix of models:
 # docs.claude.com/en/docs/build-with-claude/batch-processing (read 2026-11).
@@ -99,7 +101,7 @@ class _Line(msgspec.Struct):
 _LINE = msgspec.json.Decoder(_Line)
 
 
-class AnthropicProvider:
+class AnthropicProvider(Adapter):
     """See `BatchProvider`."""
 
     name = "anthropic"
@@ -108,12 +110,14 @@ class AnthropicProvider:
     cached_is_extra = True
 
     def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
         self.limits = config.limited(LIMITS)
         self.endpoints: Sequence[str] = ()
-        self._config = config
-        self._client = config.open_client(
-            {"x-api-key": config.api_key.get_secret_value()},
-            base_url=config.base_url.rstrip("/").removesuffix("/v1"),
+
+    def _connect(self) -> HttpClient:
+        return self._config.open_client(
+            {"x-api-key": self._config.key()},
+            base_url=self._config.base_url.rstrip("/").removesuffix("/v1"),
             headers={"anthropic-version": API_VERSION},
         )
 
@@ -225,10 +229,6 @@ class AnthropicProvider:
     def check_access(self) -> None:
         """See `BatchProvider.check_access`."""
         self._client.request_json("GET", _BATCHES, params={"limit": 1})
-
-    def close(self) -> None:
-        """See `BatchProvider.close`."""
-        self._client.close()
 
 
 def read_status(body: Mapping[str, Any]) -> ProviderStatus:

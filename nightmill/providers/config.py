@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from nightmill.errors import NotConfigured
 from nightmill.web.classify import RETRIABLE_STATUSES
 from nightmill.web.client import HttpClient, Timeouts
 
@@ -23,7 +25,7 @@ class ProviderConfig:
     """One provider under one key.
 
     Attributes:
-        api_key: The key.
+        api_key: The key; None for an adapter that only renders and reads.
         base_url: Base address; for OpenAI and xAI with `/v1`.
         auth_header: OpenAI only: `api-key` for Azure-style deployments.
         api_version: OpenAI only: the `api-version` query of Azure.
@@ -35,7 +37,7 @@ class ProviderConfig:
         max_download_bytes: Bound on one file of results; larger than any batch's answers are.
     """
 
-    api_key: SecretStr
+    api_key: SecretStr | None
     base_url: str
     auth_header: Literal["bearer", "api-key"] = "bearer"
     api_version: str | None = None
@@ -56,6 +58,16 @@ class ProviderConfig:
             max_request_bytes=min(limits.max_request_bytes, max_bytes),
         )
 
+    def key(self) -> str:
+        """Return the key.
+
+        Raises:
+            NotConfigured: There is none.
+        """
+        if self.api_key is None or not self.api_key.get_secret_value():
+            raise NotConfigured("no API key is set for this provider")
+        return self.api_key.get_secret_value()
+
     def open_client(
         self, auth: Mapping[str, str], *, base_url: str | None = None, headers: Mapping[str, str] | None = None
     ) -> HttpClient:
@@ -67,3 +79,22 @@ class ProviderConfig:
             timeouts=self.timeouts,
             retriable_statuses=self.retriable_statuses,
         )
+
+
+class Adapter:
+    """Base of the adapters: connects when first used, so that rendering needs neither key nor connection."""
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._config = config
+
+    @cached_property
+    def _client(self) -> HttpClient:
+        return self._connect()
+
+    def _connect(self) -> HttpClient:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See `BatchProvider.close`."""
+        if "_client" in self.__dict__:
+            self._client.close()

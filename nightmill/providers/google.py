@@ -11,6 +11,7 @@ from nightmill.contracts import BatchStatus, Counts
 from nightmill.errors import AccessDenied, AnswerLost
 from nightmill.providers.arrays import ArraySplitter
 from nightmill.providers.base import Candidate, Created, Entry, Limits, ProviderStatus, ResultSource
+from nightmill.providers.config import Adapter
 from nightmill.providers.entries import one_line
 from nightmill.providers.gemini import generate_content_body, read_gemini_entry
 from nightmill.providers.wire import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from nightmill.completions.neutral import NeutralRequest
     from nightmill.providers.base import RequestLines
     from nightmill.providers.config import ProviderConfig
+    from nightmill.web.client import HttpClient
 
 # 2 GB an uploaded file, 48 hours, one model: ai.google.dev/gemini-api/docs/batch-api (read 2026-11). It names no number
 # of requests; 200,000 is what Vertex takes for the same models.
@@ -79,7 +81,7 @@ _WIRE_ID = re.compile(r"[A-Za-z0-9_.:/@+-]{1,255}")
 _ARRAYS = ("inlinedResponses", "inlined_responses")
 
 
-class GoogleProvider:
+class GoogleProvider(Adapter):
     """See `BatchProvider`."""
 
     name = "google"
@@ -88,11 +90,13 @@ class GoogleProvider:
     cached_is_extra = False
 
     def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
         self.limits = config.limited(LIMITS)
         self.endpoints: Sequence[str] = ()
-        self._config = config
-        base = config.base_url.rstrip("/").removesuffix("/v1beta").removesuffix("/v1")
-        self._client = config.open_client({"x-goog-api-key": config.api_key.get_secret_value()}, base_url=base)
+
+    def _connect(self) -> HttpClient:
+        base = self._config.base_url.rstrip("/").removesuffix("/v1beta").removesuffix("/v1")
+        return self._config.open_client({"x-goog-api-key": self._config.key()}, base_url=base)
 
     def check_model(self, model: str) -> None:
         """See `BatchProvider.check_model`: the provider publishes no list of exceptions."""
@@ -248,10 +252,6 @@ class GoogleProvider:
     def check_access(self) -> None:
         """See `BatchProvider.check_access`."""
         self._client.request_json("GET", f"{_API}/batches", params={"pageSize": 1})
-
-    def close(self) -> None:
-        """See `BatchProvider.close`."""
-        self._client.close()
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         return pages(

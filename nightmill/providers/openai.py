@@ -13,6 +13,7 @@ from nightmill.errors import InvalidInput
 from nightmill.providers import responses
 from nightmill.providers.base import Candidate, Created, Entry, Limits, ProviderStatus, ResultSource
 from nightmill.providers.chat import ChatUsage, Choice, chat_body, chat_usage, read_choices
+from nightmill.providers.config import Adapter
 from nightmill.providers.entries import RAW, decode, entry_error, id_pattern, one_line, savable
 from nightmill.providers.wire import (
     FIND_MARGIN,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from nightmill.completions.neutral import NeutralRequest
     from nightmill.providers.base import RequestLines
     from nightmill.providers.config import ProviderConfig
+    from nightmill.web.client import HttpClient
 
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 
@@ -111,7 +113,7 @@ class _Line(msgspec.Struct):
 _LINE = msgspec.json.Decoder(_Line)
 
 
-class OpenAIProvider:
+class OpenAIProvider(Adapter):
     """See `BatchProvider`."""
 
     name = "openai"
@@ -120,16 +122,19 @@ class OpenAIProvider:
     cached_is_extra = False
 
     def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
         self.limits = config.limited(LIMITS)
-        key = config.api_key.get_secret_value()
         azure = config.auth_header == "api-key"
         self.endpoints: Sequence[str] = (RESPONSES, CHAT, EMBEDDINGS)
         if azure:  # Azure's own names for the same, learn.microsoft.com/azure/ai-services/openai/how-to/batch
             self.endpoints = (*self.endpoints, "/responses", "/chat/completions", "/embeddings")
-        self._config = config
         self._names_are_models = not azure  # elsewhere a model's name is the name of a deployment
         self._query = f"?api-version={config.api_version}" if config.api_version else ""
-        self._client = config.open_client({"api-key": key} if azure else {"Authorization": f"Bearer {key}"})
+
+    def _connect(self) -> HttpClient:
+        key = self._config.key()
+        azure = self._config.auth_header == "api-key"
+        return self._config.open_client({"api-key": key} if azure else {"Authorization": f"Bearer {key}"})
 
     def check_model(self, model: str) -> None:
         """See `BatchProvider.check_model`."""
@@ -265,10 +270,6 @@ class OpenAIProvider:
     def check_access(self) -> None:
         """See `BatchProvider.check_access`."""
         self._client.request_json("GET", f"/batches{self._query}", params={"limit": 1})
-
-    def close(self) -> None:
-        """See `BatchProvider.close`."""
-        self._client.close()
 
     def _pages(self, path: str, params: Mapping[str, str | int]) -> Iterator[dict[str, Any]]:
         def next_cursor(body: Mapping[str, Any]) -> str | None:

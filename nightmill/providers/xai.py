@@ -13,6 +13,7 @@ from nightmill.errors import InvalidInput, ProviderUnavailable
 from nightmill.providers.arrays import ArraySplitter
 from nightmill.providers.base import Candidate, Created, Entry, Limits, ProviderStatus, ResultSource
 from nightmill.providers.chat import ChatUsage, Choice, chat_body, chat_usage, read_choices
+from nightmill.providers.config import Adapter
 from nightmill.providers.entries import decode, id_pattern, one_line, rpc_error, savable
 from nightmill.providers.wire import (
     FIND_MARGIN,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from nightmill.completions.neutral import NeutralRequest
     from nightmill.providers.base import RequestLines
     from nightmill.providers.config import ProviderConfig
+    from nightmill.web.client import HttpClient
 
 CHAT = "/v1/chat/completions"
 
@@ -87,7 +89,7 @@ class _Line(msgspec.Struct):
 _LINE = msgspec.json.Decoder(_Line)
 
 
-class XaiProvider:
+class XaiProvider(Adapter):
     """See `BatchProvider`."""
 
     name = "xai"
@@ -96,10 +98,12 @@ class XaiProvider:
     cached_is_extra = False
 
     def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
         self.limits = config.limited(LIMITS)
         self.endpoints: Sequence[str] = (CHAT,)
-        self._config = config
-        self._client = config.open_client({"Authorization": f"Bearer {config.api_key.get_secret_value()}"})
+
+    def _connect(self) -> HttpClient:
+        return self._config.open_client({"Authorization": f"Bearer {self._config.key()}"})
 
     def check_model(self, model: str) -> None:
         """See `BatchProvider.check_model`."""
@@ -234,10 +238,6 @@ class XaiProvider:
     def check_access(self) -> None:
         """See `BatchProvider.check_access`."""
         self._client.request_json("GET", "/batches", params={"limit": 1})
-
-    def close(self) -> None:
-        """See `BatchProvider.close`."""
-        self._client.close()
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
         return pages(

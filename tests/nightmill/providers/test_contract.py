@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from nightmill.completions.requests import StoredRequest, read_request_objects
 from nightmill.contracts import BatchStatus
-from nightmill.errors import AccessDenied, AnswerLost, InvalidInput, ProviderUnavailable, RateLimited
+from nightmill.errors import AccessDenied, AnswerLost, InvalidInput, NotConfigured, ProviderUnavailable, RateLimited
 from nightmill.providers.base import BatchProvider, Entry
 from nightmill.providers.config import ProviderConfig
 from nightmill.providers.registry import PROVIDER_NAMES, open_provider
@@ -283,3 +283,11 @@ def test_structured_output_and_tools_reach_the_model(provider: BatchProvider) ->
 def test_an_unknown_provider_is_refused_with_the_known_ones(sandbox: Sandbox) -> None:
     with pytest.raises(InvalidInput, match="anthropic, google, openai, xai"):
         open_provider("mistral", ProviderConfig(api_key=SecretStr("k"), base_url="http://127.0.0.1:1"))
+
+
+def test_rendering_needs_no_key_but_calling_does(name: str, sandbox: Sandbox) -> None:
+    provider = open_provider(name, ProviderConfig(api_key=None, base_url=sandbox.base_urls[name]))
+    assert len(prepare(provider, prompts(2))) == 2
+    with pytest.raises(NotConfigured, match="no API key"):
+        provider.check_access()
+    provider.close()
