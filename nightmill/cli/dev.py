@@ -1,0 +1,110 @@
+"""`nightmill dev`: the whole stack in the foreground, to play with."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nightmill.cli.output import say
+
+if TYPE_CHECKING:
+    from nightmill.cli.stack import LocalStack
+    from nightmill.settings import Settings
+
+FOLDER = Path(".nightmill")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="\b\nExample:\n  nightmill dev --port 7233 --ui-port 8233")(dev)
+
+
+def dev(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Temporal's port.")] = 7233,
+    ui_port: Annotated[int, typer.Option(min=1, max=65535, help="The port of Temporal's UI.")] = 8233,
+    sandbox_port: Annotated[int, typer.Option(min=1, max=65535, help="The sandbox's port.")] = 8700,
+    no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="Use real providers only.")] = False,
+) -> None:
+    """Run everything on this machine.
+
+    Temporal with its UI, a database, the sandbox providers and a worker, until Ctrl-C. Data stays under
+    .nightmill/. The sandbox stands in for each provider that has no API key in the settings.
+    """
+    from nightmill.cli.runtime import run_async
+    from nightmill.cli.stack import LocalStack, check_port
+    from nightmill.settings import load_settings
+
+    settings = load_settings()
+    check_port(port, "--port")
+    check_port(ui_port, "--ui-port")
+    if not no_sandbox:
+        check_port(sandbox_port, "--sandbox-port")
+    stack = LocalStack(FOLDER, port=port, ui_port=ui_port, sandbox_port=None if no_sandbox else sandbox_port)
+    with stack:
+        run_async(_serve(stack, settings))
+        say("Stopping …")
+    say(f"Stopped. The data is kept in {FOLDER}/.")
+
+
+async def _serve(stack: LocalStack, settings: Settings) -> None:
+    """Start everything and watch it until a signal comes."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_start_and_watch(stack, settings))
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if serving in done:
+        serving.result()
+    serving.cancel()
+
+
+async def _start_and_watch(stack: LocalStack, settings: Settings) -> None:
+    temporal = stack.start_temporal()
+    variables: dict[str, str] = {}
+    if stack.sandbox_port is not None:
+        stack.start_sandbox()
+        variables = stack.sandbox_environment(settings)
+    await asyncio.to_thread(_upgrade, settings)
+    client = await stack.temporal_client(temporal)
+    if stack.sandbox_port is not None:
+        await stack.wait_until(stack.sandbox_answers)
+    worker = stack.start_worker(variables, to_terminal=True)
+    await stack.wait_for_worker(client, worker, settings.worker.task_queue)
+    _announce(stack, settings, variables)
+    while True:
+        stack.supervisor.check()
+        await asyncio.sleep(0.5)
+
+
+def _upgrade(settings: Settings) -> None:
+    from nightmill.assembly import assembled
+    from nightmill.storage import schema
+
+    with assembled(settings) as assembly:
+        schema.upgrade(assembly.database)
+
+
+def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str]) -> None:
+    from sqlalchemy import make_url
+
+    say("")
+    say(f"Temporal    {stack.address}   UI {stack.ui_url}/namespaces/default/workflows")
+    say(f"Database    {make_url(settings.database_url).render_as_string(hide_password=True)}")
+    provided = sorted({name.removeprefix("NIGHTMILL_").partition("__")[0].lower() for name in variables})
+    if stack.sandbox_port is not None:
+        say(f"Sandbox     {stack.sandbox_url}   in place of {', '.join(provided) or 'no provider: all have keys'}")
+    say(f"Logs        {stack.folder}/logs/")
+    say("")
+    say("Try, in this folder and another terminal:")
+    if stack.port != 7233:
+        say(f"  export TEMPORAL_ADDRESS={stack.address}")
+    say("""  echo '{"custom_id": "a", "prompt": "Say hello"}' | nightmill batch submit - \\""")
+    say("    --provider openai --model gpt-5-mini --poll-schedule '[2]' --watch")
+    say("")
+    say("Ctrl-C stops everything.")
