@@ -126,7 +126,7 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
         "NIGHTMILL_LOG_FORMAT": "json",
     }
     settings = Settings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         database_url=variables["NIGHTMILL_DATABASE_URL"],
         storage_url=variables["NIGHTMILL_STORAGE_URL"],
         batch=BatchSettings(poll_schedule=tuple(timedelta(seconds=s) for s in POLL_SCHEDULE)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from nightmill.cli.output import note, one_line, screen, style_of
 from nightmill.errors import InvalidInput
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from nightmill.completions.export import Format
     from nightmill.storage.results import Result
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -38,13 +39,14 @@ def export(found: Iterator[Result], format_: str, output: Path | None) -> None:
     Raises:
         NotConfigured: The extra for the format is not installed.
     """
-    from nightmill.completions.export import export_results
+    from nightmill.completions.export import export as write
 
+    kind = cast("Format", format_)  # `check` has seen to it
     if output is None:
-        export_results(found, format_, sys.stdout.buffer)
+        write(found, kind, sys.stdout.buffer)
         sys.stdout.flush()
         return
-    count = export_results(found, format_, output)
+    count = write(found, kind, output)
     note(f"{count:,} completions written to {output}")
 
 

@@ -236,7 +236,7 @@ def _run(
 def _estimate(file: str, chosen: dict[str, str], options: dict[str, Any], *, as_json: bool) -> None:
     from nightmill.assembly import assembled
     from nightmill.client.nightmill import read_input
-    from nightmill.completions.pricing import Estimator, find_price
+    from nightmill.completions.pricing import Tally, find_price
     from nightmill.completions.requests import read_requests
     from nightmill.errors import OverBudget
     from nightmill.settings import load_settings
@@ -247,10 +247,10 @@ def _estimate(file: str, chosen: dict[str, str], options: dict[str, Any], *, as_
         provider = assembly.renderer(chosen["provider"])
         name, chunks = read_chunks(file)
         reader = read_requests(chunks, provider=provider, model=chosen["model"], endpoint=given.endpoint, source=name)
-        estimator = Estimator(provider, find_price(provider, chosen["model"], settings.prices))
+        tally = Tally(provider, find_price(provider, chosen["model"], settings.prices))
         for request in reader:
-            estimator.add(request.line)
-        found = estimator.result()
+            tally.add(request.line)
+        found = tally.estimate()
     if as_json:
         print_json({**chosen, "endpoint": reader.endpoint or None, **dataclasses.asdict(found)})
     else:
@@ -262,9 +262,12 @@ def _estimate(file: str, chosen: dict[str, str], options: dict[str, Any], *, as_
                 ("endpoint", reader.endpoint),
                 ("provider batches", f"{found.provider_batches:,}"),
                 ("tokens", f"about {found.input_tokens:,} in, up to {found.output_tokens:,} out{unbounded}"),
-                ("cost", f"up to ${found.cost:.4f}" if found.cost is not None else f"not known: {found.cost_unknown}"),
+                (
+                    "cost",
+                    f"up to ${found.cost:.4f}" if found.cost is not None else f"not known: {found.no_cost_because}",
+                ),
             ]
         )
     if given.budget is not None and (found.cost is None or found.cost > given.budget):
-        cost = f"up to ${found.cost:.4f} by the estimate" if found.cost is not None else f"{found.cost_unknown}"
+        cost = f"up to ${found.cost:.4f} by the estimate" if found.cost is not None else f"{found.no_cost_because}"
         raise OverBudget(f"budget: {cost}; the budget is ${given.budget}")

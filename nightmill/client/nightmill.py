@@ -184,6 +184,7 @@ class Nightmill:
             TimeoutError: It has not ended in time.
             BatchNotFound: There is no such batch.
             InvalidInput: The workflow failed for its input.
+            TemporalUnreachable: Temporal went away; waiting again goes on.
         """
         try:
             async with asyncio.timeout(timeout.total_seconds() if timeout else None):
@@ -195,7 +196,7 @@ class Nightmill:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._ended(batch_id)
-            raise
+            raise self._steering_error(batch_id, error) from error
 
     async def _ended(self, batch_id: str) -> BatchSummary:
         """Return the summary of a batch whose workflow is gone."""

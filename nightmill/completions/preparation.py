@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from nightmill.completions.pricing import Estimator, find_price
+from nightmill.completions.pricing import Tally, find_price
 from nightmill.completions.requests import RequestReader, StoredRequest, read_requests
 from nightmill.completions.sources import Fetch, open_requests
 from nightmill.contracts import BatchInput, BatchStatus, CompletionHandler, PreparedBatch, PrepareInput
@@ -130,25 +130,26 @@ class Preparer:
             prices=price.to_json() if price else None,
             created_at=datetime.now(UTC),
         )
-        return self.requests.store(batch, self._checked(batch, reader, Estimator(provider, price), heartbeat))
+        return self.requests.store(batch, self._checked(batch, reader, Tally(provider, price), heartbeat))
 
     @staticmethod
     def _checked(
         batch: BatchRow,
         reader: RequestReader,
-        estimator: Estimator,
+        tally: Tally,
         heartbeat: Callable[[dict[str, Any]], None],
     ) -> Iterator[StoredRequest]:
         """Pass the requests on; at their end settle the endpoint and hold the estimate against the budget."""
-        for request in estimator.watch(reader):
+        for request in reader:
+            tally.add(request.line)
             if request.seq % 10_000 == 0:
                 heartbeat({"requests": request.seq})
             yield request
         batch.endpoint = reader.endpoint
         if batch.budget is not None:
-            estimate = estimator.result()
+            estimate = tally.estimate()
             if estimate.cost is None:
-                raise OverBudget(f"budget: cannot be held against the cost: {estimate.cost_unknown}")
+                raise OverBudget(f"budget: cannot be held against the cost: {estimate.no_cost_because}")
             if estimate.cost > batch.budget_decimal:
                 raise OverBudget(
                     f"budget: up to ${estimate.cost:.4f} by the estimate, over the budget of ${batch.budget}; "
