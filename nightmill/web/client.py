@@ -105,7 +105,7 @@ class HttpClient:
             headers=_checked({**(headers or {}), **auth_headers}),
             timeout=self._waits(self._timeouts.read),
             max_connections=max_connections,
-            max_keepalive=max_connections,
+            keep_alive=True,
         )
 
     def close(self) -> None:

@@ -216,7 +216,7 @@ def guarded_client(
         ssl_context=ssl_context,
         timeout=httpx.Timeout(connect=10, read=30, write=30, pool=10),
         max_connections=max_connections,
-        max_keepalive=0,  # a connection that stays open outlives the judgement of its address
+        keep_alive=False,  # a connection that stays open outlives the judgement of its address
     )
     return GuardedClient(client, allow_private=allow_private)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import logging
 import socket
 import threading
 import time
@@ -373,8 +374,8 @@ def test_a_refusal_in_mid_upload_is_read_and_not_taken_for_a_lost_answer(client:
 def test_many_threads_share_one_client_within_its_bound_of_connections(server: Loopback) -> None:
     server.script = json_answer({"ok": True})
     with HttpClient(server.url, auth_headers={}, max_connections=4) as client, ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(lambda _: client.request_json("GET", "/x").body, range(200)))
-    assert answers == [{"ok": True}] * 200
+        answers = list(threads.map(lambda _: client.request_json("GET", "/x").body, range(1000)))
+    assert answers == [{"ok": True}] * 1000
     assert server.connections <= 4
 
 
@@ -394,6 +395,16 @@ def test_cookies_are_not_kept(server: Loopback, client: HttpClient) -> None:
     client.request_json("GET", "/x")
     client.request_json("GET", "/x")
     assert "cookie" not in server.received[1].headers
+
+
+def test_no_url_and_no_key_is_logged_even_where_everything_is(
+    server: Loopback, client: HttpClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client.request_json("GET", "/x", params={"key": "geheim"})
+    assert server.received[0].target == "/v1/x?key=geheim"
+    assert "geheim" not in caplog.text
+    assert KEY not in caplog.text
 
 
 def test_nothing_is_taken_from_the_environment(
