@@ -123,8 +123,8 @@ class _Lanes(httpx.BaseTransport):
         self._backend = backend
         self._ssl_context = ssl_context
         self._keep_alive = keep_alive
-        # A forgotten download gives its lane back from the garbage collector, which may run inside of these very methods:
-        # so a lock and a queue that can be entered again by the same thread.
+        # A forgotten download gives its lane back from the garbage collector, which may run inside of these very
+        # methods: so a lock and a queue that the same thread can enter again.
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(max_connections):
             self._free.put(None)
