@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import time
@@ -75,7 +76,16 @@ def demo(
     from nightmill.cli.stack import LocalStack, free_port
 
     shutil.rmtree(FOLDER, ignore_errors=True)
-    stack = LocalStack(FOLDER, port=free_port(7233), ui_port=free_port(8233), sandbox_port=free_port(8700))
+    folder = FOLDER.absolute()
+    stack = LocalStack(
+        folder,
+        port=free_port(7233),
+        ui_port=free_port(8233),
+        sandbox_port=free_port(8700),
+        # Neither the settings of this shell nor a `.env` file here: the demonstration is the same everywhere.
+        environment={name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")},
+        working_folder=folder,
+    )
     with stack:
         code = run_async(_run(stack, requests, keep=keep))
     raise typer.Exit(code)
@@ -121,8 +131,6 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
         "NIGHTMILL_STORAGE_URL": str(stack.folder / "files"),
         "NIGHTMILL_WEBHOOK__SECRET": receiver.secret,
         "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
-        "NIGHTMILL_ENCRYPTION_KEY": "",
-        "NIGHTMILL_WORKER__TASK_QUEUE": "nightmill",
         "NIGHTMILL_LOG_FORMAT": "json",
     }
     settings = Settings(
@@ -276,7 +284,7 @@ def _report(courses: list[Course], receiver: WebhookReceiver, requests: int) -> 
                 f"{summary.tokens.input + summary.tokens.output:,}",
                 f"${summary.cost:.4f}" if summary.cost is not None else "not known",
                 f"{course.seconds:.1f}",
-                f"{receiver.deliveries(course.batch_id)} time(s)",
+                _times(receiver.deliveries(course.batch_id)),
                 "wrong" if course.wrong else "right",
             ]
         )
@@ -289,6 +297,10 @@ def _report(courses: list[Course], receiver: WebhookReceiver, requests: int) -> 
             f"Each of the {requests:,} requests has one outcome; each provider made one batch; each summary was "
             "delivered once, signed."
         )
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
 async def _until_interrupted(stack: LocalStack) -> None:

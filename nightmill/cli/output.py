@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -84,12 +84,12 @@ def progress_screen() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
-    """Print a table; the first column is never cut, so that ids can be copied.
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+    """Print a table, or where it does not fit, each row as names and values; no cell is cut, so ids can be copied.
 
     Args:
         headers: Titles of the columns.
-        rows: Their texts, without markup.
+        rows: Their texts, without markup. Only the last column is wrapped.
         numbers: Titles of the columns that are aligned to the right.
     """
     from rich import box
@@ -97,12 +97,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, number
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, header in enumerate(headers):
-        justify = "right" if header in numbers else "left"
-        table.add_column(header, justify=justify, overflow="fold", no_wrap=index == 0)  # type: ignore[arg-type]
+    for header in headers:
+        justify: Literal["right", "left"] = "right" if header in numbers else "left"
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=header != headers[-1])
     for row in rows:
         table.add_row(*(Text(one_line(cell), style=style_of(cell)) for cell in row))
-    screen().print(table)
+    if screen().measure(table).minimum <= screen().width:
+        screen().print(table)
+        return
+    for row in rows:
+        print_facts(zip(headers, row, strict=True))
+        screen().print()
 
 
 def print_facts(facts: Iterable[tuple[str, str | None]]) -> None:

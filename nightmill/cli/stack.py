@@ -94,6 +94,7 @@ class LocalStack:
         sandbox_port: The sandbox's port; None: no sandbox.
         environment: The environment of worker and sandbox, before what is added here.
         in_memory: Whether Temporal forgets everything at its end.
+        working_folder: Where the worker runs, and so reads its `.env`; None: where we do.
     """
 
     folder: Path
@@ -102,6 +103,7 @@ class LocalStack:
     sandbox_port: int | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     in_memory: bool = False
+    working_folder: Path | None = None
     supervisor: Supervisor = field(default_factory=Supervisor, repr=False)
 
     def __enter__(self) -> LocalStack:
@@ -146,7 +148,7 @@ class LocalStack:
         """Start Temporal's development server, with its UI."""
         # Timers are exact to the millisecond with this, to a second without.
         tuning = 'history.timerProcessorMaxTimeShift="1ms"'
-        arguments = ["--ip", LOOPBACK, "--port", str(self.port), "--ui-port", str(self.ui_port), "--log-level", "warn"]
+        arguments = ["--ip", LOOPBACK, "--port", str(self.port), "--ui-port", str(self.ui_port), "--log-level", "error"]
         arguments += ["--dynamic-config-value", tuning]
         if not self.in_memory:
             arguments += ["--db-filename", str(self.folder / "temporal.db")]
@@ -188,6 +190,7 @@ class LocalStack:
                 environment=self.client_environment() | dict(extra),
                 log=None if to_terminal else self.log("worker"),
                 patience=timedelta(seconds=30),
+                working_folder=self.working_folder,
             )
         )
 

@@ -46,6 +46,7 @@ class Part:
         environment: The whole environment.
         log: File that its output is appended to; None: our own standard error.
         patience: How long it may take to stop.
+        working_folder: Where it runs; None: where we do.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     log: Path | None = None
     patience: timedelta = timedelta(seconds=10)
+    working_folder: Path | None = None
 
 
 class RunningPart:
@@ -68,6 +70,7 @@ class RunningPart:
                 stdout=out or 2,
                 stderr=out or 2,
                 env=dict(part.environment),
+                cwd=part.working_folder,
                 start_new_session=True,
             )
         finally:
