@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-import signal
-import subprocess
-import sys
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from nightmill.errors import BatchConflict, ProviderUnavailable, ResultsIncomple
 from nightmill.providers.base import Entry, ProviderStatus, ResultSource
 from nightmill.providers.config import ProviderConfig
 from nightmill.providers.openai import OpenAIProvider
-from nightmill.storage.engine import Database
+from nightmill.settings import DatabaseSettings
+from nightmill.storage.engine import Database, open_database
 from nightmill.storage.files import LocalFileStore
 from nightmill.storage.outcomes import OutcomeRepository
 from nightmill.storage.results import Result
@@ -282,6 +281,44 @@ def test_a_line_over_the_cap_is_refused_and_the_rest_applied(
     assert len(str(raw_of(database, 1))) < 5_000
 
 
+def test_a_line_over_the_cap_costs_no_more_memory_than_one_within(
+    sqlite_url: str, store_part: Any, tmp_path: Path
+) -> None:
+    class Huge(Scripted):
+        def chunks(self, name: str, data: bytes) -> Iterator[bytes]:
+            yield answer("a") + b'\n{"custom_id": "huge", "response": "'
+            for _ in range(128):
+                yield b"x" * 1024 * 1024
+            yield b'"}\n' + answer("b") + b"\n"
+
+    db = open_database(sqlite_url, DatabaseSettings())
+    batch, part = store_part(db, "a", "huge", "b")
+    harvester = Harvester(OutcomeRepository(db), LocalFileStore(tmp_path / "files"))
+    tracemalloc.start()
+    try:
+        harvester.harvest(Huge({"output": b""}), part, batch, heartbeat=lambda _: None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert codes(db) == {"a": "completed", "huge": "malformed_entry", "b": "completed"}
+    assert peak < 80 * 1024 * 1024  # twice the cap of 32 MiB, and change; a line within the cap costs as much
+    db.close()
+
+
+def test_a_later_round_takes_results_of_what_it_sent_again_only(
+    database: Database, store_part: Any, harvest: Harvest, build: Any
+) -> None:
+    stored = store_part(database, "a", "b", "c")
+    harvest(Scripted({"output": lines(answer("a"), refusal("b"), refusal("c", status=400))}), stored)
+    part = build.part(database, stored[0], 0, 2, round=1, requests=1, provider_batch_id="pb2")
+    data = lines(answer("a", "again"), answer("b", "at last"), answer("c", "never sent"))
+    report = harvest(Scripted({"output": data}), (stored[0], part))
+    assert (report.applied, report.unknown) == (1, 2)
+    found = results(database)
+    assert {name: found[name].text for name in "abc"} == {"a": "answer to a", "b": "at last", "c": None}
+    assert found["b"].attempts == 2
+
+
 class Died(Exception):
     pass
 
@@ -312,64 +349,6 @@ def test_a_harvest_goes_on_where_the_last_one_stopped(
     assert provider.opened.count("output") == 1
     with database.reading() as session:
         assert session.connection().execute(text("SELECT count(*) FROM outcomes")).scalar() == 30
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pydantic import SecretStr
-from nightmill.completions import ingest
-from nightmill.providers.base import ResultSource
-from nightmill.providers.config import ProviderConfig
-from nightmill.providers.openai import OpenAIProvider
-from nightmill.settings import DatabaseSettings
-from nightmill.storage.engine import open_database
-from nightmill.storage.files import LocalFileStore
-from nightmill.storage.models import BatchRow, ProviderBatchRow
-from nightmill.storage.outcomes import OutcomeRepository
-
-url, folder, source, point = sys.argv[1:]
-
-class FromFile(OpenAIProvider):
-    def results(self, provider_batch_id, refs):
-        yield ResultSource(name="output", chunks=iter([Path(source).read_bytes()]))
-
-seen = 0
-def die(name):
-    global seen
-    seen += name == point
-    if seen == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-ingest.PAGE_ROWS = 8
-db = open_database(url, DatabaseSettings())
-with db.reading() as session:
-    batch, part = session.get(BatchRow, 1), session.get(ProviderBatchRow, 1)
-provider = FromFile(ProviderConfig(api_key=SecretStr("key"), base_url="http://127.0.0.1:1"))
-harvester = ingest.Harvester(OutcomeRepository(db), LocalFileStore(Path(folder)))
-report = harvester.harvest(provider, part, batch, heartbeat=lambda _: None, fail_point=die)
-print(report.lines)
-"""
-
-
-@pytest.mark.kill
-@pytest.mark.parametrize(("point", "left"), [("harvest.page", 14), ("harvest.in_transaction", 22)])
-def test_a_killed_worker_applies_no_entry_twice(
-    database: Database, database_url: str, store_part: Any, tmp_path: Path, point: str, left: int
-) -> None:
-    store_part(database, *NAMES)
-    source = tmp_path / "results.jsonl"
-    source.write_bytes(ALL)
-
-    def worker(point: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, database_url, str(tmp_path / "files"), str(source), point]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    assert worker(point).returncode == -signal.SIGKILL
-    assert len([code for code in codes(database).values() if code == "completed"]) == 30 - left
-    after = worker("none")
-    assert after.stdout.strip() == str(left), after.stderr
-    assert set(codes(database).values()) == {"completed"}
 
 
 def test_two_workers_on_the_same_results_write_each_once(database: Database, store_part: Any, harvest: Harvest) -> None:
