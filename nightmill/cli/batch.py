@@ -72,7 +72,7 @@ def list_batches(
             print_json(_listed(row))
     elif rows:
         print_table(
-            ["batch", "status", "provider", "model", "requests", "created", "needs attention"],
+            ["batch", "status", "provider", "model", "requests", "created", "attention"],
             [
                 [
                     row.id,

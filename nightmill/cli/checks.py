@@ -133,8 +133,7 @@ async def _temporal(settings: Settings) -> list[Finding]:
     except NotConfigured as error:
         return [Finding("temporal", State.FAIL, str(error), "see NIGHTMILL_ENCRYPTION_KEY and the TEMPORAL_ variables")]
     except (NightmillError, RPCError) as error:
-        fix = "set TEMPORAL_ADDRESS, or start one with `nightmill dev`"
-        return [Finding("temporal", State.FAIL, _reason(error), fix, unreachable=True)]
+        return [Finding("temporal", State.FAIL, _reason(error), unreachable=True)]
     found = [Finding("temporal", State.OK, f"{temporal_address()} answers, server {version}")]
     try:
         found.append(await _namespace(client))

@@ -54,7 +54,7 @@ def rfc3339(when: datetime) -> str:
 
 def one_line(text: str) -> str:
     """Return text without line ends and control characters."""
-    return _CONTROL.sub("", " ".join(text.split("\n"))).strip()
+    return _CONTROL.sub("", " ".join(text.split("\n"))).rstrip()
 
 
 def say(text: str) -> None:

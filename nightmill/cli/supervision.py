@@ -23,7 +23,7 @@ _GUARD = """
 exec 3<&0
 "$@" </dev/null 3<&- & program=$!
 (trap '' TERM; cat <&3 >/dev/null; kill -TERM $program 2>/dev/null) &
-exec 3<&-
+exec 3<&- 2>/dev/null
 wait $program
 """
 
