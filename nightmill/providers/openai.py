@@ -129,7 +129,9 @@ class OpenAIProvider(Adapter):
         if azure:  # Azure's own names for the same, learn.microsoft.com/azure/ai-services/openai/how-to/batch
             self.endpoints = (*self.endpoints, "/responses", "/chat/completions", "/embeddings")
         self._names_are_models = not azure  # elsewhere a model's name is the name of a deployment
+        # In the path where there are no other parameters; `params` would replace it.
         self._query = f"?api-version={config.api_version}" if config.api_version else ""
+        self._params = {"api-version": config.api_version} if config.api_version else {}
 
     def _connect(self) -> HttpClient:
         key = self._config.key()
@@ -269,7 +271,7 @@ class OpenAIProvider(Adapter):
 
     def check_access(self) -> None:
         """See `BatchProvider.check_access`."""
-        self._client.request_json("GET", f"/batches{self._query}", params={"limit": 1})
+        self._client.request_json("GET", "/batches", params={"limit": 1, **self._params})
 
     def _pages(self, path: str, params: Mapping[str, str | int]) -> Iterator[dict[str, Any]]:
         def next_cursor(body: Mapping[str, Any]) -> str | None:
@@ -277,7 +279,7 @@ class OpenAIProvider(Adapter):
             last = text_of(body.get("last_id")) or (text_of(data[-1].get("id")) if data else None)
             return last if body.get("has_more") is True else None
 
-        return pages(self._client, f"{path}{self._query}", params=params, cursor="after", next_cursor=next_cursor)
+        return pages(self._client, path, params={**params, **self._params}, cursor="after", next_cursor=next_cursor)
 
 
 def read_status(body: Mapping[str, Any]) -> ProviderStatus:
