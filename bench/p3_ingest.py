@@ -237,11 +237,14 @@ def server_cpu(server: Any) -> float:
 def make_results(path: Path, entries: int) -> None:
     random.seed(1)
     words = ["".join(random.choices(string.ascii_lowercase, k=random.randint(2, 9))) for _ in range(2_000)]
+    # Prose as models write it: punctuation, quotes, lists, and some letters that are not ASCII.
+    ends = [" "] * 12 + [", "] * 3 + [". ", "\n", "\n\n- ", ' "quoted" ', " \u2013 ", "\u00e9 "]
+    pieces = [word + random.choice(ends) for word in words]
     order = list(range(entries))
     random.shuffle(order)
     with path.open("wb") as file:
         for seq in order:
-            message = {"role": "assistant", "content": " ".join(random.choices(words, k=random.randint(150, 330)))}
+            message = {"role": "assistant", "content": "".join(random.choices(pieces, k=random.randint(150, 330)))}
             usage = {"prompt_tokens": 400, "completion_tokens": 300, "total_tokens": 700}
             choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
             body = {"id": f"chatcmpl-{seq}", "object": "chat.completion", "created": 1_750_000_000, "model": "gpt-x"}
@@ -297,7 +300,7 @@ class Bench:
         return url
 
     def measure(self, what: str, url: str, **environment: str) -> dict[str, Any]:
-        files = self.folder / f"files-{self.number}"
+        files = self.folder / f"files-{self.entries}-{self.number}"
         if url.startswith("postgresql"):
             self.server.execute("CHECKPOINT")
         before = server_cpu(self.server)
