@@ -12,7 +12,16 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 MAX_METADATA_BYTES = 16_384
 """Metadata travels through histories and handler payloads; larger things belong behind a URL."""
@@ -104,6 +113,9 @@ def _seconds(value: Any) -> Any:
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 """A duration: seconds (`60`, `"60"`) or ISO 8601 (`"PT1M"`)."""
+
+Dollars = Annotated[Decimal, PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json")]
+"""An amount that is a plain decimal string in JSON; by itself a small one would become `1E-7`."""
 
 HandledStatus = Literal["ended", "canceled", "expired", "failed"]
 
@@ -276,7 +288,7 @@ class BatchSummary(Outcome):
     failed: int = 0
     failed_by_code: dict[str, int] = {}
     tokens: Tokens = Tokens()
-    cost: Decimal | None = None
+    cost: Dollars | None = None
     cost_complete: bool = False
     all_failed: bool = False
     partial: bool = False

@@ -98,7 +98,7 @@ def _set_up_streams(verbose: bool) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    else:
+    elif not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
 
 

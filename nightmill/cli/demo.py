@@ -75,6 +75,9 @@ def demo(
     from nightmill.cli.runtime import run_async
     from nightmill.cli.stack import LocalStack, free_port
 
+    # Neither the settings of this shell nor a `.env` file here: the demonstration is the same everywhere.
+    for name in [name for name in os.environ if name.startswith("NIGHTMILL_")]:
+        del os.environ[name]
     shutil.rmtree(FOLDER, ignore_errors=True)
     folder = FOLDER.absolute()
     stack = LocalStack(
@@ -82,8 +85,6 @@ def demo(
         port=free_port(7233),
         ui_port=free_port(8233),
         sandbox_port=free_port(8700),
-        # Neither the settings of this shell nor a `.env` file here: the demonstration is the same everywhere.
-        environment={name: value for name, value in os.environ.items() if not name.startswith("NIGHTMILL_")},
         working_folder=folder,
     )
     with stack:
@@ -141,9 +142,10 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
     )
     assembly = Assembly(settings)
     await asyncio.to_thread(schema.upgrade, assembly.database)
-    await stack.temporal_client(temporal)
+    plain = await stack.temporal_client(temporal)
     await stack.wait_until(stack.sandbox_answers)
-    stack.start_worker(variables)
+    worker = stack.start_worker(variables)
+    await stack.wait_for_worker(plain, worker, settings.worker.task_queue)
     client = await Client.connect(stack.address, data_converter=data_converter(None))
     return Nightmill(client, assembly)
 

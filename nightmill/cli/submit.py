@@ -177,11 +177,18 @@ class _Submitted:
     """Stores and starts a new batch."""
 
     def __init__(self, file: str, chosen: dict[str, str], batch_id: str, options: dict[str, Any]) -> None:
-        self._file, self._chosen, self._batch_id, self._options = file, chosen, batch_id, options
+        from nightmill.client.nightmill import read_input
+
+        self._chosen, self._batch_id, self._options = chosen, batch_id, options
+
+        # Checked before anything is connected to; the requests themselves are read once, while they are stored.
+        read_input(**chosen, **options)
+        self._name, self._chunks = read_chunks(file)
 
     async def __call__(self, nightmill: Nightmill) -> None:
-        name, chunks = read_chunks(self._file)
-        await nightmill.submit_file(chunks, name=name, batch_id=self._batch_id, **self._chosen, **self._options)
+        await nightmill.submit_file(
+            self._chunks, name=self._name, batch_id=self._batch_id, **self._chosen, **self._options
+        )
 
 
 class _Resumed:
