@@ -49,9 +49,9 @@ class ModelCompletionBatch:
     the last one stopped. Cancellation of the workflow cancels at the provider, harvests, and calls the handler first.
     """
 
-    @workflow.init
-    def __init__(self, asked: BatchInput) -> None:
-        self._batch_id = asked.batch_id or ""
+    # Without @workflow.init, so that a start without input is refused by `workflows.admission`, in a line.
+    def __init__(self) -> None:
+        self._batch_id = ""
         self._prepared: PreparedBatch | None = None
         self._cancels = 0
         self._round = 0

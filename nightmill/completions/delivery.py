@@ -49,6 +49,7 @@ class Deliverer:
         fail_point("deliver.start")
         try:
             if not self.batches.begin_dispatch(asked.batch_id, asked.dispatch):
+                logger.info("already delivered", extra={"batch": asked.batch_id})
                 return False
         except BatchNotFound:
             logger.warning("batch not found", extra={"batch": asked.batch_id})

@@ -87,10 +87,9 @@ class Preparer:
     def _store_from_uri(self, asked: PrepareInput, heartbeat: Callable[[dict[str, Any]], None]) -> BatchRow:
         given = asked.asked
         assert given.provider and given.model and given.requests_uri  # noqa: S101, PT018 - BatchInput has seen to it
+        provider = self.renderer(given.provider)
         name, chunks = open_requests(given.requests_uri, roots=self.input_roots, fetch=self.fetch)
-        reader = read_requests(
-            chunks, provider=self.renderer(given.provider), model=given.model, endpoint=given.endpoint, source=name
-        )
+        reader = read_requests(chunks, provider=provider, model=given.model, endpoint=given.endpoint, source=name)
         try:
             return self.store(asked.batch_id, given, reader, heartbeat=heartbeat)
         except BatchConflict:  # a lost run of this activity was faster

@@ -196,7 +196,7 @@ def test_a_refused_create_deletes_the_upload_and_shows_the_reason(stack: Stack) 
     assert summary.status is BatchStatus.FAILED
     assert summary.failed_by_code == {"rejected": 2}
     assert "no such endpoint" in (summary.reason or "")
-    assert stack.sandbox.files() == []
+    assert [file["deleted"] for file in stack.sandbox.files()] == [True]
 
 
 def test_a_lost_create_answer_is_found_by_its_tag_and_adopted(stack: Stack) -> None:
