@@ -1,0 +1,202 @@
+"""What the documents say is so: commands, options, settings, shapes of requests, links and words."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer.main
+
+from nightmill.assembly import Assembly
+from nightmill.cli.app import app
+from nightmill.completions.requests import read_requests
+from nightmill.contracts import BatchInput, BatchStatus, ErrorCode
+from nightmill.sandbox.faults import ACTIONS
+from nightmill.sandbox.profile import Profile
+from nightmill.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "adr").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Every fenced block of a language: what stands after the language, and the block."""
+    return [
+        (info.strip(), body)
+        for page in PAGES
+        for info, body in re.findall(rf"^```{language}\b(.*)\n([\s\S]*?)^```", page.read_text(), re.MULTILINE)
+    ]
+
+
+def command_lines(program: str) -> list[str]:
+    """Every line in a block that runs a program, continued lines joined."""
+    text = "\n".join(body for _, body in blocks("console")).replace("\\\n", " ")
+    found = [re.sub(r"^\w+=\S+ ", "", line.strip()) for line in text.splitlines()]
+    return [line for line in found if line.startswith(f"{program} ")]
+
+
+def page_of(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@pytest.fixture(scope="session")
+def generate() -> ModuleType:
+    """docs/generate.py."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["docs_generate"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_tables_are_those_of_the_code(generate: ModuleType) -> None:
+    stale = [path.name for path, text in generate.pages().items() if path.read_text() != text]
+    assert not stale, "run `make docs`"
+
+
+def variables(model: Any, prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}{name.upper()}"
+        if hasattr(type(field.default), "model_fields"):
+            yield from variables(type(field.default), f"{variable}__")
+        else:
+            yield variable
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
+def test_every_setting_is_in_the_tables(page: str) -> None:
+    text = page_of(page)
+    for variable in variables(Settings, "NIGHTMILL_"):
+        general = re.sub(r"NIGHTMILL_(OPENAI|ANTHROPIC|GOOGLE|XAI)__", "NIGHTMILL_<PROVIDER>__", variable)
+        assert f"`{variable}`" in text or f"`{general}`" in text or f"`{variable}__" in text, variable
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = set(variables(Settings, "NIGHTMILL_"))
+    for variable in set(re.findall(r"\bNIGHTMILL_[A-Z_]*[A-Z]\b(?!_?[<…])", TEXT)) - {"NIGHTMILL_ACCOUNTS"}:
+        assert variable in known, variable
+
+
+COMMANDS = typer.main.get_command(app)
+
+
+def leaves(group: Any = COMMANDS, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, (*path, name))
+        elif not command.hidden:
+            yield (*path, name)
+
+
+def test_every_command_is_named() -> None:
+    shortened = re.findall(r"`nightmill (\w+) ((?:[\w-]+ \| )+[\w-]+)`", TEXT)
+    spelled_out = TEXT + "".join(
+        f" nightmill {noun} {verb}\n" for noun, verbs in shortened for verb in verbs.split(" | ")
+    )
+    for path in leaves():
+        assert re.search(rf"\bnightmill {' '.join(path)}\b", spelled_out), path
+
+
+@pytest.mark.parametrize("line", command_lines("nightmill") + re.findall(r"`(nightmill [a-z][^`|]*)`", TEXT))
+def test_commands_and_options_that_are_named_exist(line: str) -> None:
+    words = shlex.split(line.partition(" < ")[0], comments=True)[1:]
+    command: Any = COMMANDS
+    while words and hasattr(command, "commands"):
+        assert words[0] in command.commands, words[0]
+        command = command.commands[words.pop(0)]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} - {"--help"} <= options
+
+
+@pytest.mark.parametrize("text", re.findall(r"--input\s+'(\{.*?\})'(?:\s|$)", TEXT.replace("\\\n", " ")))
+def test_inputs_of_workflows_are_valid(text: str) -> None:
+    BatchInput.model_validate(json.loads(text.replace("'\"$PWD\"'", "/data")))
+
+
+@pytest.mark.parametrize("text", sorted(set(re.findall(r"`(\{\"kind\".*?\})`|--handler '(\{.*?\})'", TEXT))))
+def test_handlers_are_valid(text: tuple[str, str]) -> None:
+    BatchInput.model_validate({"batch_id": "x", "completion_handler": json.loads(text[0] or text[1])})
+
+
+@pytest.fixture(scope="session")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
+    folder = tmp_path_factory.mktemp("docs")
+    return Assembly(Settings(_env_file=None, database_url=f"sqlite:///{folder}/x.db", storage_url=str(folder)))
+
+
+def request_blocks() -> list[tuple[str, str]]:
+    heredocs = re.findall(r"<<'END'\n([\s\S]*?)\nEND", "\n".join(body for _, body in blocks("console")))
+    return blocks("jsonl") + [("", text) for text in heredocs]
+
+
+@pytest.mark.parametrize(("info", "lines"), request_blocks())
+def test_requests_are_accepted_by_their_provider(assembly: Assembly, info: str, lines: str) -> None:
+    provider, model = info.split() or ("openai", "gpt-5-mini")
+    reader = read_requests([lines.encode()], provider=assembly.renderer(provider), model=model, source="docs")
+    assert len(list(reader)) == len(lines.strip().splitlines())
+
+
+def test_neutral_requests_are_accepted_by_every_provider(assembly: Assembly) -> None:
+    info, lines = blocks("jsonl")[0]
+    assert not info
+    plain = "\n".join(line for line in lines.splitlines() if "provider_options" not in line)
+    for provider, model in (("anthropic", "claude-haiku-4-5"), ("google", "gemini-2.5-flash"), ("xai", "grok-4-fast")):
+        if provider == "google":  # takes images as data only
+            plain = "\n".join(line for line in plain.splitlines() if "image_url" not in line)
+        reader = read_requests([plain.encode()], provider=assembly.renderer(provider), model=model, source="docs")
+        assert list(reader)
+
+
+@pytest.mark.parametrize("code", [body for _, body in blocks("python")])
+def test_python_can_be_compiled(code: str) -> None:
+    compile(code, "docs", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("text", [body for _, body in blocks("json")])
+def test_json_can_be_read(text: str) -> None:
+    json.loads(text)
+
+
+def test_batches_names_every_status_code_and_input() -> None:
+    text = page_of("docs/batches.md")
+    for word in [*BatchStatus, *ErrorCode]:
+        assert re.search(rf"\b{word}\b", text), word
+    for name in BatchInput.model_fields:
+        assert f"`{name}`" in text, name
+
+
+def test_sandbox_names_every_field_and_action() -> None:
+    text = page_of("docs/sandbox.md")
+    for name in [*Profile.__dataclass_fields__, *ACTIONS]:
+        assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", page.read_text()):
+        assert not target or (page.parent / target).exists(), target
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", TEXT, re.MULTILINE))
+    assert {first or second for first, second in named} <= targets
+
+
+def test_variables_of_the_example_exist() -> None:
+    known = set(variables(Settings, "NIGHTMILL_")) | {"POSTGRES_PASSWORD"}
+    for name in (".env.example", "Dockerfile", "docker-compose.yml"):
+        assert set(re.findall(r"\b(NIGHTMILL_[A-Z_]+|POSTGRES_PASSWORD)(?=[=:}?])", page_of(name))) <= known
