@@ -39,7 +39,7 @@ format: install ## format and sort imports
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it in the same run
-	$(BIN)/python -m bench
+	@for file in bench/[ap]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
 
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
