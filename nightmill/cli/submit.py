@@ -128,9 +128,13 @@ def estimate(
 
 
 def _provider_and_model(provider: str | None, model: str | None) -> dict[str, str]:
+    from nightmill.providers.registry import PROVIDER_NAMES
+
     missing = [name for name, value in (("--provider", provider), ("--model", model)) if not value]
     if missing or not provider or not model:
         raise InvalidInput(f"{', '.join(missing)}: required")
+    if provider not in PROVIDER_NAMES:
+        raise InvalidInput(f"--provider: {provider[:40]!r} is unknown; choose one of {', '.join(PROVIDER_NAMES)}")
     return {"provider": provider, "model": model}
 
 
