@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from nightmill.notify import Notification, Notifier
 from temporalio import activity
 
 from activities.boundary import temporal_errors
@@ -33,6 +32,7 @@ from nightmill.contracts import (
 )
 from nightmill.errors import BatchConflict, BatchNotFound, NotificationFailed
 from nightmill.failpoints import fail_point
+from nightmill.notify import Notification, Notifier
 from nightmill.storage.batches import BatchRepository
 
 
@@ -83,10 +83,10 @@ class BatchActivities:
             return self.poller.poll(asked)
 
     @activity.defn
-    def cancel_part(self, part: PartRef) -> None:
+    def cancel_part(self, part: PartRef) -> PollOutcome | None:
         """Ask the provider to cancel; asking twice is harmless."""
         with temporal_errors():
-            self.poller.cancel(part)
+            return self.poller.cancel(part)
 
     @activity.defn
     def harvest_part(self, end: SettleInput) -> PartOutcome:

@@ -84,10 +84,16 @@ class ProviderBatchFollower:
             end = self._end_without_batch(submission)
             if end is None and not submission.settled:
                 end = await self._follow(submission)
-                if end is None:  # the provider took it back for lack of quota
+                if end is None and (self.deadline is None or workflow.now() < self.deadline):
+                    # The provider took it back for lack of quota.
                     await self._pause(_nth(policies.BACK_OFF, self._requeues), "out of quota")
                     self._requeues += 1
                     continue
+                end = end or SettleInput(
+                    part=self._asked.part,
+                    status=BatchStatus.EXPIRED,
+                    reason="max age exceeded: out of quota until then",
+                )
             return await self._harvest(end or SettleInput(part=self._asked.part, status=BatchStatus.ENDED))
 
     # --- submission
@@ -181,7 +187,9 @@ class ProviderBatchFollower:
                 self._start_afresh()
             await self._sleep_until(min(self.next_poll_at, deadline))
             if self._cancel_is_due:
-                await self._send_cancel()
+                answer = await self._send_cancel()
+                if answer is not None and answer.status.is_terminal:
+                    return SettleInput(part=self._asked.part, status=answer.status, reason=answer.reason)
             if workflow.now() >= deadline:
                 return await self._expire(submitted_at)
             outcome = await self._poll()
@@ -232,18 +240,22 @@ class ProviderBatchFollower:
             self._show(BatchStatus.CANCELING if self._cancels else outcome.status)
         return outcome
 
-    async def _send_cancel(self) -> None:
-        """Ask the provider to cancel; a failure is a warning, and polling goes on (B15, B33)."""
+    async def _send_cancel(self) -> PollOutcome | None:
+        """Ask the provider to cancel and return its answer; a failure is a warning, and polling goes on (B15, B33)."""
+        answer = None
         try:
-            await workflow.execute_activity_method(
+            answer = await workflow.execute_activity_method(
                 BatchActivities.cancel_part,
                 self._asked.part,
                 **policies.titled(policies.PROVIDER_CALL, "cancel at the provider"),
             )
         except ActivityError as error:
             workflow.logger.warning("cancel failed", extra={"error": reason_of(error)})
-        self._cancel_sent = True
+            self._cancel_sent = is_permanent(error)  # else it stays due, and is sent with the next poll
+        else:
+            self._cancel_sent = True
         self._show(BatchStatus.CANCELING)
+        return answer
 
     async def _expire(self, submitted_at: datetime) -> SettleInput:
         """End at max age: ask a last time, cancel, and leave the provider time to hand over what it finished (B15)."""
@@ -255,13 +267,11 @@ class ProviderBatchFollower:
             "max age exceeded",
             extra={"submitted_at": submitted_at.isoformat(), "max_age": str(self._asked.max_age)},
         )
-        await self._send_cancel()
+        last = await self._send_cancel()
         given_up_at = workflow.now() + policies.CANCEL_PATIENCE
-        while workflow.now() < given_up_at:
+        while workflow.now() < given_up_at and (last is None or not last.status.is_terminal):
             await workflow.sleep(self._delay(), summary="wait for the cancel at max age")
             last = await self._ask_quietly()
-            if last is not None and last.status.is_terminal:
-                break
         return SettleInput(part=self._asked.part, status=BatchStatus.EXPIRED, reason=reason)
 
     async def _ask_quietly(self) -> PollOutcome | None:

@@ -99,8 +99,11 @@ class Poller:
         except NightmillError as error:
             logger.warning("uploaded file not deleted", extra={**_names(batch, part), "error": str(error)})
 
-    def cancel(self, ref: PartRef) -> None:
+    def cancel(self, ref: PartRef) -> PollOutcome | None:
         """Ask the provider to cancel; asking twice is harmless.
+
+        Returns:
+            What the provider answered, where its answer is a status (xAI's is final, even with all counts zero).
 
         Raises:
             TransientError: It could not be asked now.
@@ -109,13 +112,16 @@ class Poller:
         try:
             batch, part = self.parts.get(ref)
         except BatchNotFound:
-            return
+            return None
         if part.settled_at is not None or part.provider_batch_id is None:
-            return
-        self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
+            return None
+        answer = self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
         fail_point("cancel.sent")
         self.parts.record_cancel_sent(ref, now=datetime.now(UTC))
         logger.info("cancel sent", extra=_names(batch, part))
+        if answer is None:
+            return None
+        return PollOutcome(status=answer.status, provider_status=answer.raw, counts=answer.counts, reason=answer.reason)
 
 
 def _names(batch: BatchRow, part: ProviderBatchRow) -> dict[str, object]:
