@@ -186,13 +186,23 @@ class Assembly:
         )
         return Notifier([url.get_secret_value() for url in given.urls], smtp, post_signed=self.outgoing.post_signed)
 
+    def close(self) -> None:
+        """Close all connections that were opened."""
+        with self._lock:
+            for provider in self._providers.values():
+                provider.close()
+            self._providers.clear()
+        if "outgoing" in vars(self):
+            self.outgoing.close()
+        if "database" in vars(self):
+            self.database.close()
+
 
 @contextmanager
 def assembled(settings: Settings) -> Iterator[Assembly]:
-    """Give an assembly, and close its database at the end."""
+    """Give an assembly, and close its connections at the end."""
     assembly = Assembly(settings)
     try:
         yield assembly
     finally:
-        if "database" in vars(assembly):
-            assembly.database.close()
+        assembly.close()

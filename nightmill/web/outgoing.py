@@ -34,6 +34,11 @@ class Outgoing:
         ports = None if self._allow_private else WEB_PORTS
         return guarded_client(allow_private=self._allow_private, allowed_ports=ports)
 
+    def close(self) -> None:
+        """Close all connections."""
+        if "_client" in vars(self):
+            self._client.close()
+
     def post_signed(self, url: str, message_id: str, body: bytes) -> None:
         """Post a JSON body, signed by the Standard Webhooks scheme; returns after a 2xx answer.
 
