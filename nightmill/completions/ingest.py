@@ -33,7 +33,7 @@ MAX_FETCHES = 3
 
 PAGE_ROWS = 1_000
 PAGE_BYTES = 4 * 1024 * 1024
-"""A page ends at whichever comes first. Its lines, texts and rows are in memory together; larger ones were no faster."""
+"""A page ends at whichever comes first. It is in memory whole, as lines, texts and rows; larger ones were no faster."""
 
 _MAX_NAMED = 20  # lines of one kind that are logged one by one; a file full of them is told by its count
 _HEARTBEAT_SECONDS = 1.0

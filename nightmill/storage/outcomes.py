@@ -110,10 +110,15 @@ _INSERT = {
 }
 # Two plain look-ups, not a join: without fresh statistics the planners would read whole tables for each page.
 _REQUESTS = {
-    dialect: text(
-        f"SELECT wire_id, seq, response_schema FROM completions WHERE batch_key = :batch AND wire_id {ids}"  # noqa: S608
-    )
-    for dialect, ids in among("ids").items()
+    "sqlite": text(
+        "SELECT wire_id, seq, response_schema FROM completions"  # noqa: S608
+        f" WHERE batch_key = :batch AND wire_id {among('ids')['sqlite']}"
+    ),
+    # OFFSET 0 makes it look up one id after another; otherwise it would go through the whole batch for each page.
+    "postgresql": text(
+        "SELECT w.id, c.seq, c.response_schema FROM unnest(CAST(:ids AS text[])) AS w(id) CROSS JOIN LATERAL"
+        " (SELECT seq, response_schema FROM completions WHERE batch_key = :batch AND wire_id = w.id OFFSET 0) AS c"
+    ),
 }
 _ATTEMPTS = {
     dialect: text(
@@ -150,6 +155,9 @@ class OutcomeRepository:
         values = {"batch": part.batch_key, "prior": part.round - 1}
         with self._db.reading() as session:
             connection = session.connection()
+            if dialect == "postgresql":
+                # Statistics lag behind a table that is just being filled: taken for small, it would be read whole.
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             query = values | {"ids": listed(dialect, wire_ids)}
             found = connection.execute(_REQUESTS[dialect], query).fetchall()
             first, last, now = part.first, part.last, part.round

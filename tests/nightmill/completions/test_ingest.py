@@ -256,6 +256,20 @@ def test_one_poisoned_entry_fails_alone(database: Database, store_part: Any, har
         assert results(database)["p"].text == "line\u2028separator\x85next"
 
 
+@pytest.mark.parametrize("words", ["nul \0 inside", "half a pair \ud800"])
+def test_what_an_adapter_lets_through_fails_alone_on_both_databases(
+    database: Database, store_part: Any, harvest: Harvest, words: str
+) -> None:
+    class Careless(Scripted):
+        def read_entry(self, line: bytes) -> Entry:
+            name = line.decode()
+            return Entry(wire_id=name, text=words if name == "p" else "fine")
+
+    stored = store_part(database, "a", "p", "b")
+    harvest(Careless({"output": lines(b"a", b"p", b"b")}), stored)
+    assert codes(database) == {"a": "completed", "p": "malformed_entry", "b": "completed"}
+
+
 def test_an_answer_that_violates_its_schema_fails_and_is_kept(
     database: Database, store_part: Any, harvest: Harvest
 ) -> None:
