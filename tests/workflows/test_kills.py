@@ -54,36 +54,39 @@ class Recovery:
     took: float
 
 
-def recover(point: str, server: TemporalServer, folder: Path, database: Path, provider: str) -> Recovery:
+def recover(case: Case, server: TemporalServer, folder: Path, database: Path) -> Recovery:
     """Kill a worker at this point and let another one finish."""
     folder.mkdir(parents=True)
     shutil.copyfile(database, folder / "nightmill.db")
     sink = WebhookSink()
-    cancels = point in CANCELS
+    cancels = case.point in CANCELS
     with Sandbox(profile=Profile(finish_after=60.0 if cancels else 0.3, partial_share=0.5)) as sandbox:
-        FAULTS.get(point, lambda _: None)(sandbox)
+        FAULTS.get(case.point, lambda _: None)(sandbox)
         stack = Stack(
             folder=folder,
             server=server,
             sandbox=sandbox,
             database_url=f"sqlite:///{folder / 'nightmill.db'}",
             task_queue=f"nightmill-kill-{next(_queues)}",
-            extra={"NIGHTMILL_FAIL_MARKER": str(folder / "died")},
+            extra={
+                "NIGHTMILL_FAIL_MARKER": str(folder / "died"),
+                f"NIGHTMILL_{case.provider.upper()}__MAX_REQUESTS": str(REQUESTS // case.parts),
+            },
         )
         try:
-            return asyncio.run(_recover(point, stack, sink, provider, cancels=cancels))
+            return asyncio.run(_recover(case, stack, sink, cancels=cancels))
         finally:
             stack.stop()
             sink.close()
 
 
-async def _recover(point: str, stack: Stack, sink: WebhookSink, provider: str, *, cancels: bool) -> Recovery:
-    model = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}[provider]
+async def _recover(case: Case, stack: Stack, sink: WebhookSink, *, cancels: bool) -> Recovery:
+    model = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}[case.provider]
     with stack.assembly() as assembly:
         nightmill = await stack.nightmill(assembly)
-        doomed = stack.start_worker(NIGHTMILL_FAIL_POINT=point)
+        doomed = stack.start_worker(NIGHTMILL_FAIL_POINT=case.point)
         batch_id = await nightmill.submit(
-            requests(REQUESTS), provider=provider, model=model,
+            requests(REQUESTS), provider=case.provider, model=model,
             completion_handler={"kind": "webhook", "url": sink.url},
         )  # fmt: skip
         cancel: asyncio.Task[Any] | None = None
@@ -119,43 +122,55 @@ async def _recover(point: str, stack: Stack, sink: WebhookSink, provider: str, *
     )
 
 
+@dataclass(frozen=True)
+class Case:
+    """Where the worker dies, and in what kind of batch."""
+
+    point: str
+    provider: str = "openai"
+    parts: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.point}-{self.provider}-{self.parts}"
+
+
+CASES = [
+    *(Case(point) for point in POINTS),
+    # The provider that keeps no tag: around the create.
+    *(Case(point, provider="anthropic") for point in ("create.intent_saved", "create.sent", "find.found")),
+    # Several provider batches, each followed by a child workflow.
+    *(
+        Case(point, parts=3)
+        for point in ("create.sent", "poll.asked", "harvest.page", "harvest.settled", "round.finished")
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def recoveries(
-    temporal_server: TemporalServer, tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path
-) -> dict[tuple[str, str], Future[Recovery]]:
-    """Start the whole sweep; each test waits for its own part."""
+    request: pytest.FixtureRequest,
+    temporal_server: TemporalServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_sqlite: Path,
+) -> dict[Case, Future[Recovery]]:
+    """Start all cases that were selected; each test waits for its own."""
     folder = tmp_path_factory.mktemp("kills")
     pool = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
-    cases = [("openai", point) for point in POINTS] + [("anthropic", point) for point in ANTHROPIC_POINTS]
-    return {
-        (provider, point): pool.submit(
-            recover, point, temporal_server, folder / provider / point, migrated_sqlite, provider
-        )
-        for provider, point in cases
-    }
+    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    return {case: pool.submit(recover, case, temporal_server, folder / str(case), migrated_sqlite) for case in selected}
 
 
-# The provider that keeps no tag: the points around the create.
-ANTHROPIC_POINTS = ("create.intent_saved", "create.sent", "create.saved", "find.found")
-
-
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
-    recoveries: dict[tuple[str, str], Future[Recovery]], point: str
+    recoveries: dict[Case, Future[Recovery]], case: Case
 ) -> None:
-    check(recoveries["openai", point].result(), point)
+    check(recoveries[case].result(), case)
 
 
-@pytest.mark.parametrize("point", ANTHROPIC_POINTS)
-def test_a_worker_killed_around_a_create_without_tag_adopts_it(
-    recoveries: dict[tuple[str, str], Future[Recovery]], point: str
-) -> None:
-    check(recoveries["anthropic", point].result(), point)
-
-
-def check(recovery: Recovery, point: str) -> None:
+def check(recovery: Recovery, case: Case) -> None:
+    point = case.point
     assert recovery.died, f"the worker never came to {point}"
-    assert recovery.provider_batches == [1]
+    assert recovery.provider_batches == [1] * case.parts
     assert set(recovery.results.values()) == {1}
     assert len(recovery.results) == REQUESTS
     # Between the receiver's answer and the gate a call may be repeated, with the same id; nowhere else.

@@ -1,0 +1,139 @@
+"""Record the histories that the replay tests guard: `make record-history`. Existing files are never overwritten.
+
+A recorded history is a promise that the running workflows of that release can go on under today's code. A change of a
+workflow that breaks one needs `workflow.patched`, not a new recording.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nightmill.client.nightmill import Nightmill
+from nightmill.sandbox import Fault, Sandbox
+from nightmill.settings import DatabaseSettings
+from nightmill.storage import schema
+from nightmill.storage.engine import open_database
+from tests.stack import Stack, TemporalServer, WebhookSink, requests
+
+FOLDER = Path(__file__).parent / "histories"
+
+
+async def simple(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """One provider batch, a webhook."""
+    return await nightmill.submit(
+        requests(5), provider="openai", model="gpt-5-mini", completion_handler={"kind": "webhook", "url": sink.url}
+    )
+
+
+async def several_parts(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """Three provider batches, each with a child workflow, and a second round of one."""
+    sandbox.set_profile(fail_ids=["r1"], failure="server_error")
+    return await nightmill.submit(requests(12), provider="xai", model="grok-4-fast", retry_rounds=1)
+
+
+async def lost_create(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """A create whose answer is lost, and found."""
+    sandbox.add_faults(Fault("drop", operation="batches.create", when="after"))
+    return await nightmill.submit(requests(3), provider="openai", model="gpt-5-mini")
+
+
+async def canceled(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """A cancel by update."""
+    sandbox.set_profile(finish_after=60.0)
+    batch_id = await nightmill.submit(requests(3), provider="anthropic", model="claude-haiku-4-5")
+    while not sandbox.batches():
+        await asyncio.sleep(0.1)
+    await nightmill.cancel(batch_id)
+    return batch_id
+
+
+async def expired(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """Max age reached."""
+    sandbox.set_profile(finish_after=60.0)
+    return await nightmill.submit(
+        requests(3), provider="openai", model="gpt-5-mini", max_age=timedelta(seconds=2),
+        completion_handler={"kind": "webhook", "url": sink.url},
+    )  # fmt: skip
+
+
+async def attention(nightmill: Nightmill, sandbox: Sandbox, sink: WebhookSink) -> str:
+    """A refused poll that waits for an operator, a poll now, and a webhook that fails at first."""
+    sink.answers[:] = [500]
+    sandbox.add_faults(Fault("status", operation="batches.get", status=403))
+    batch_id = await nightmill.submit(
+        requests(3), provider="google", model="gemini-2.5-flash",
+        completion_handler={"kind": "webhook", "url": sink.url},
+    )  # fmt: skip
+    while not nightmill.assembly.batches.get(batch_id).needs_attention:
+        await asyncio.sleep(0.1)
+    await nightmill.poll_now(batch_id)
+    return batch_id
+
+
+SCENES: tuple[Callable[[Nightmill, Sandbox, WebhookSink], Awaitable[str]], ...] = (
+    simple, several_parts, lost_create, canceled, expired, attention,
+)  # fmt: skip
+
+
+async def play(scene: Callable[[Nightmill, Sandbox, WebhookSink], Awaitable[str]], stack: Stack, prefix: str) -> None:
+    sink = WebhookSink()
+    with stack.assembly() as assembly:
+        nightmill = await stack.nightmill(assembly)
+        batch_id = await scene(nightmill, stack.sandbox, sink)
+        await nightmill.wait(batch_id, timeout=timedelta(seconds=120))
+        ids = [f"batch/{batch_id}"]
+        ids += [f"batch/{batch_id}/{p.round}/{p.part}" for p in assembly.batches.parts(batch_id)]
+        for number, workflow_id in enumerate(ids):
+            history = await fetch(nightmill, workflow_id)
+            if history is None:  # a single part has no workflow of its own
+                continue
+            name = f"{prefix}-{getattr(scene, '__name__', 'scene')}-{number}.json"
+            (FOLDER / name).write_text(history, encoding="utf-8")
+            sys.stdout.write(f"{name}\n")
+    sink.close()
+
+
+async def fetch(nightmill: Nightmill, workflow_id: str) -> str | None:
+    from temporalio.service import RPCError
+
+    try:
+        return (await nightmill.temporal.get_workflow_handle(workflow_id).fetch_history()).to_json()
+    except RPCError:
+        return None
+
+
+def main() -> None:
+    prefix = version("nightmill")
+    FOLDER.mkdir(exist_ok=True)
+    if list(FOLDER.glob(f"{prefix}-*.json")):
+        sys.exit(f"histories of {prefix} are recorded already, and stay")
+    server = TemporalServer()
+    server.start()
+    try:
+        for number, scene in enumerate(SCENES):
+            with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
+                sandbox.set_profile(finish_after=1.0)
+                url = f"sqlite:///{folder}/nightmill.db"
+                database = open_database(url, DatabaseSettings())
+                schema.upgrade(database)
+                database.close()
+                extra: dict[str, Any] = {"NIGHTMILL_XAI__MAX_REQUESTS": "4"}
+                stack = Stack(Path(folder), server, sandbox, url, f"record-{number}", extra)
+                stack.start_worker()
+                try:
+                    asyncio.run(play(scene, stack, prefix))
+                finally:
+                    stack.stop()
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

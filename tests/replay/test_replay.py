@@ -1,0 +1,60 @@
+"""Histories of every release, replayed against today's workflows: what runs there must be able to go on here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+
+from nightmill.client.converter import DATA_CONVERTER
+from nightmill.contracts import BatchInput, BatchStatus, BatchSummary
+from worker import WORKFLOWS
+from workflows.admission import AdmissionInterceptor
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+def replay(history: Path, workflows: list[type]) -> None:
+    replayer = Replayer(workflows=workflows, data_converter=DATA_CONVERTER, interceptors=[AdmissionInterceptor()])
+    text = history.read_text(encoding="utf-8")
+    asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json("batch/recorded", text)))
+
+
+def test_there_are_histories_of_both_workflows() -> None:
+    started = [json.loads(path.read_text(encoding="utf-8"))["events"][0] for path in HISTORIES]
+    types = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in started}
+    assert types == {"ModelCompletionBatch", "ProviderBatch"}
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.stem)
+def test_a_recorded_history_replays(history: Path) -> None:
+    replay(history, WORKFLOWS)
+
+
+@workflow.defn(name="ModelCompletionBatch")
+class _Careless:
+    """What a careless change might make of the workflow: it skips the first activity."""
+
+    @workflow.run
+    async def run(self, asked: BatchInput) -> BatchSummary:
+        await workflow.sleep(1)
+        return BatchSummary(batch_id="x", status=BatchStatus.ENDED)
+
+
+def test_a_change_that_breaks_running_workflows_is_noticed() -> None:
+    [simple] = [path for path in HISTORIES if path.stem.endswith("-simple-0")]
+    with pytest.raises(workflow.NondeterminismError):
+        replay(simple, [_Careless])
+
+
+def test_histories_hold_no_request_no_answer_and_no_key() -> None:
+    for history in HISTORIES:
+        text = history.read_text(encoding="utf-8")
+        assert "sandbox-key" not in text
+        assert "whsec_" not in text
+        assert "Say 1" not in text
