@@ -22,6 +22,7 @@ from activities.batches import BatchActivities
 from activities.handlers import handler_workflow_finished
 from activities.heartbeats import HeartbeatInterceptor
 from nightmill.assembly import Assembly, assembled
+from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.errors import NightmillError
 from nightmill.settings import Settings, load_settings
@@ -130,7 +131,7 @@ def _keep_messages_constant() -> None:
 
 
 def main() -> None:
-    """Run the worker and exit: 0 after a signal, 1 for a set-up that cannot work."""
+    """Run the worker and exit: 0 after a signal, or what `exit_code_of` says of a set-up that cannot work."""
     code = 0
     try:
         settings = load_settings()
@@ -139,16 +140,8 @@ def main() -> None:
         asyncio.run(run(settings))
     except NightmillError as error:
         sys.stderr.write(f"nightmill: {error}\n")
-        code = 1
+        code = exit_code_of(error)
     finish(code)
-
-
-def finish(code: int) -> None:
-    """End the process with this exit code. The SDK can crash in the interpreter's own shutdown (sdk-python#300)."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    logging.shutdown()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -226,15 +227,18 @@ def _providers(assembly: Assembly) -> Iterator[Finding]:
 
 
 def _provider(assembly: Assembly, name: str, account: str | None) -> Finding:
+    from nightmill.providers.registry import open_provider
+
     label = name if account is None else f"{name} ({account})"
     try:
-        assembly.settings.api_key(name, account)
+        key = assembly.settings.api_key(name, account)
     except NotConfigured as error:
         if account is None:
             return Finding(label, State.OK, "no API key: not used")
         return Finding(label, State.FAIL, str(error), "set it, or remove the account")
     try:
-        assembly.provider(name, account).check_access()
+        with closing(open_provider(name, assembly.provider_config(name, key))) as provider:
+            provider.check_access()
     except AccessDenied as error:
         variable = f"NIGHTMILL_{name.upper()}__API_KEY" if account is None else f"NIGHTMILL_ACCOUNTS__{account.upper()}"
         return Finding(label, State.FAIL, str(error), f"check the key in {variable}")

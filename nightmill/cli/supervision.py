@@ -18,13 +18,17 @@ from pathlib import Path
 
 from nightmill.errors import PermanentError
 
-# stdin is the pipe. `wait` returns when the program ends; the watcher ends the program when the pipe closes.
+# stdin is the pipe, to which nothing is written. The watcher ends the program when the pipe closes, and is ended with
+# it, lest it signals another process that got the same number.
 _GUARD = """
 exec 3<&0
 "$@" </dev/null 3<&- & program=$!
-(trap '' TERM; cat <&3 >/dev/null; kill -TERM $program 2>/dev/null) &
+(trap '' TERM; read -r _ <&3; kill -TERM $program 2>/dev/null) & watcher=$!
 exec 3<&- 2>/dev/null
 wait $program
+code=$?
+kill -KILL $watcher
+exit $code
 """
 
 _TAIL_LINES = 3

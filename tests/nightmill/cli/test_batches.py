@@ -16,7 +16,7 @@ from nightmill.sandbox import Sandbox
 from tests.nightmill.cli.conftest import Cli
 from tests.stack import Stack, WebhookSink, environment, eventually, requests
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
 OPENAI = ("--provider", "openai", "--model", "gpt-5-mini")
 
@@ -109,6 +109,8 @@ def test_submit_returns_at_once_and_watching_can_time_out(live: Cli, jsonl: Json
     assert again.message == "batch slow exists already"
 
     assert live("batch", "submit", "--resume", "slow", "--json").lines[0]["batch_id"] == "slow"
+    eventually(lambda: live("batch", "show", "slow").lines[0]["status"] == "submitted")
+    time.sleep(0.5)  # the sandbox finishes meanwhile
     assert live("batch", "poll", "slow").code == 0
     assert live("batch", "watch", "slow", "--json").lines[0]["status"] == "ended"
     resumed = live("batch", "submit", "--resume", "slow")
