@@ -22,6 +22,9 @@ JsonFlag = Annotated[
     typer.Option("--json/--no-json", help="One JSON object per line; the default where the output is no terminal."),
 ]
 
+NARROWEST = 20
+"""Characters that the last column of a table is wrapped to at most, before the table is no table any more."""
+
 # C0 and C1 without the line feed: what a provider or a file wrote must not steer the terminal.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -71,10 +74,10 @@ def note(text: str) -> None:
 
 @cache
 def screen() -> Console:
-    """Return standard output as a terminal; obeys `NO_COLOR`."""
+    """Return standard output as a terminal; obeys `NO_COLOR`. Where it is none, lines are as long as they are."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def progress_screen() -> Console:
@@ -102,7 +105,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, number
         table.add_column(header, justify=justify, overflow="fold", no_wrap=header != headers[-1])
     for row in rows:
         table.add_row(*(Text(one_line(cell), style=style_of(cell)) for cell in row))
-    if screen().measure(table).minimum <= screen().width:
+    last = max((len(row[-1]) for row in rows), default=0)
+    full = screen().measure(table, options=screen().options.update_width(10_000)).maximum
+    if full - max(0, last - NARROWEST) <= screen().width:
         screen().print(table)
         return
     for row in rows:

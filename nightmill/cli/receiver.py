@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from nightmill.webhooks import InvalidSignature, verify_delivery
+from nightmill.errors import InvalidSignature
+from nightmill.webhooks import verify_delivery
 
 LARGEST_BODY = 1024 * 1024
 

@@ -28,6 +28,7 @@ exec 3<&- 2>/dev/null
 wait $program
 code=$?
 kill -KILL $watcher
+wait $watcher
 exit $code
 """
 

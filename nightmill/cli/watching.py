@@ -107,7 +107,7 @@ async def _watch(nightmill: Nightmill, batch_id: str, timeout: timedelta | None)
 
 async def _wait(nightmill: Nightmill, batch_id: str) -> BatchSummary:
     """Wait for the end, also over a short outage of Temporal."""
-    from nightmill.client.connection import TemporalUnreachable
+    from nightmill.errors import TemporalUnreachable
 
     away_since: float | None = None
     while True:
