@@ -9,6 +9,7 @@
     │   ├── ResultsIncomplete       fewer results than the provider's own counts promise
     │   ├── StorageUnavailable      database or file storage away, pool exhausted, locked
     │   │   └── StorageFull         no space left
+    │   ├── TemporalUnreachable     no Temporal server, or no worker, answers
     │   └── NotificationFailed
     └── PermanentError              someone must change something first
         ├── AccessDenied            401, 403
@@ -16,6 +17,9 @@
         ├── RequestRefused          any other 4xx
         ├── ForeignHost             an address that a credential must not travel to
         ├── AddressRefused          an address that the guard does not connect to
+        ├── BodyTooLarge            an answer over its bound, after decompression
+        ├── FileMissing             no file under this key
+        ├── InvalidSignature        a webhook that is not from whom it says
         ├── InvalidInput            the user's input, with every offending line
         │   └── OverBudget          the estimate is over the cap
         ├── BatchNotFound
@@ -134,6 +138,12 @@ class NotificationFailed(TransientError):
     code = "notification_failed"
 
 
+class TemporalUnreachable(TransientError):
+    """No Temporal server answers at the configured address, or no worker takes what it is asked."""
+
+    code = "temporal_unreachable"
+
+
 class AccessDenied(PermanentError):
     """The provider does not accept the key (401) or what it may do (403)."""
 
@@ -162,6 +172,24 @@ class AddressRefused(PermanentError):
     """An address that must not be connected to (private, loopback, metadata, wrong port)."""
 
     code = "address_refused"
+
+
+class BodyTooLarge(PermanentError):
+    """A body is larger than the bound, after decompression."""
+
+    code = "too_large"
+
+
+class FileMissing(PermanentError):
+    """There is no file under this key."""
+
+    code = "file_missing"
+
+
+class InvalidSignature(PermanentError):
+    """A webhook is not from whom it says, or is older or newer than five minutes."""
+
+    code = "invalid_signature"
 
 
 class InvalidInput(PermanentError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from nightmill.errors import NotConfigured, PermanentError
+from nightmill.errors import InvalidSignature, NotConfigured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 _PREFIX = "whsec_"
 _KEY_BYTES = range(24, 65)  # Standard Webhooks, "Signature scheme" (read 2026-11)
-
-
-class InvalidSignature(PermanentError):
-    """A webhook is not from whom it says, or is older or newer than five minutes."""
-
-    code = "invalid_signature"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from temporalio.envconfig import ClientConfigProfile
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill.client.converter import data_converter
-from nightmill.errors import NotConfigured, TransientError
+from nightmill.errors import NotConfigured, TemporalUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from nightmill.settings import Settings
 
 DEFAULT_ADDRESS = "localhost:7233"
-
-
-class TemporalUnreachable(TransientError):
-    """No Temporal server answers at the configured address."""
-
-    code = "temporal_unreachable"
 
 
 async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:

@@ -22,10 +22,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
-from nightmill.client.connection import TemporalUnreachable, connect
+from nightmill.client.connection import connect
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress
-from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput
+from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
 from nightmill.storage.retries import failed_requests
@@ -192,7 +192,9 @@ class Nightmill:
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(batch_id)
-            raise InvalidInput(f"batch {batch_id}: {error.cause}") from error
+            if isinstance(error.cause, ApplicationError):
+                raise InvalidInput(f"batch {batch_id}: {error.cause}") from error
+            return await self._ended(batch_id)  # terminated or timed out: the rows know how it stands
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return await self._ended(batch_id)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from nightmill.completions.lines import Line, iter_lines
 from nightmill.completions.reading import EntryReader, Reading
-from nightmill.errors import ResultsIncomplete, StorageUnavailable
-from nightmill.storage.files import FileMissing
+from nightmill.contracts import ErrorCode
+from nightmill.errors import FileMissing, ResultsIncomplete, StorageUnavailable
 from nightmill.storage.outcomes import Known, Moved, NewOutcome, OutcomeRepository, Position
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Harvester:
         *,
         heartbeat: Callable[[dict[str, Any]], None],
         fail_point: Callable[[str], None] = lambda _: None,
+        canceled_as: ErrorCode = ErrorCode.CANCELED,
     ) -> HarvestReport:
         """Store every result that the provider has for a provider batch; requests without one are left as they are.
 
@@ -94,6 +95,8 @@ class Harvester:
             batch: Its batch.
             heartbeat: Called about once a second with where it stands.
             fail_point: Called at each named place where tests kill the process.
+            canceled_as: Error of requests that the provider reports as canceled; at max age, when nobody but we asked
+                for the cancel, they have expired.
 
         Raises:
             ResultsIncomplete: The provider's counts say that there are more; they are fetched again by the next run.
@@ -102,7 +105,9 @@ class Harvester:
             BatchNotFound: The provider batch is gone.
             BatchConflict: The provider batch is settled.
         """
-        run = _Harvest(self._outcomes, self._files, self._max_line, provider, part, batch, heartbeat, fail_point)
+        run = _Harvest(
+            self._outcomes, self._files, self._max_line, provider, part, batch, heartbeat, fail_point, canceled_as
+        )
         try:
             return run.run()
         except FileMissing as error:  # another worker has found it incomplete and deleted it
@@ -121,6 +126,7 @@ class _Harvest:
     batch: BatchRow
     heartbeat: Callable[[dict[str, Any]], None]
     fail_point: Callable[[str], None]
+    canceled_as: ErrorCode
     report: HarvestReport = field(default_factory=HarvestReport)
     beaten: float = 0.0
 
@@ -128,7 +134,7 @@ class _Harvest:
         assert self.part.key is not None  # noqa: S101 - a loaded row has its key
         self.part_key = self.part.key
         self.folder = f"batches/{self.batch.id}/{self.part.round}-{self.part.part}"
-        self.reader = EntryReader(self.provider, self.part, self.batch)
+        self.reader = EntryReader(self.provider, self.part, self.batch, canceled_as=self.canceled_as)
         self.named: dict[str, int] = {}
 
     def run(self) -> HarvestReport:

@@ -50,8 +50,16 @@ class Reading:
 class EntryReader:
     """Reads the lines of one provider batch's results."""
 
-    def __init__(self, provider: BatchProvider, part: ProviderBatchRow, batch: BatchRow) -> None:
+    def __init__(
+        self,
+        provider: BatchProvider,
+        part: ProviderBatchRow,
+        batch: BatchRow,
+        *,
+        canceled_as: ErrorCode = ErrorCode.CANCELED,
+    ) -> None:
         self._provider = provider
+        self._canceled_as = canceled_as
         # Plain values: reading a mapped attribute costs as much as everything else that is done with it.
         self._batch_key, self._round = part.batch_key, part.round
         self._price = Price.from_json(batch.prices) if batch.prices else None
@@ -96,6 +104,8 @@ class EntryReader:
         output, error = entry.output, entry.error
         if error is None:
             output, error = judge(entry, request.schema)
+        elif error.code is ErrorCode.CANCELED:
+            error.code = self._canceled_as
         row = NewOutcome(  # by position, which is half the price
             self._batch_key,
             request.seq,

@@ -87,9 +87,17 @@ class Settler:
         if part.settled_at is None:
             if part.provider_batch_id is not None and not end.without_results:
                 provider = self.provider_for(batch.provider, batch.account)
-                report = self.harvester.harvest(provider, part, batch, heartbeat=heartbeat, fail_point=fail_point)
+                # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it (B15).
+                ours = end.status is BatchStatus.EXPIRED and batch.cancel_requested_at is None
+                report = self.harvester.harvest(
+                    provider,
+                    part,
+                    batch,
+                    heartbeat=heartbeat,
+                    fail_point=fail_point,
+                    canceled_as=ErrorCode.EXPIRED if ours else ErrorCode.CANCELED,
+                )
                 logger.info("harvested", extra={"batch": batch.id, "part": part.part, "report": str(report)})
-            fail_point("harvest.end")
             self._fill(end, part)
             fail_point("harvest.filled")
             status = self.parts.entries_decide(ref, end.status)
@@ -105,9 +113,7 @@ class Settler:
         code = end.code or MISSING[end.status]
         message = end.reason or part.provider_error or f"no result: the provider batch is {end.status}"
         assert part.key is not None  # noqa: S101 - a loaded row has its key
-        filled = self.outcomes.fill_missing(
-            part.key, code=code, message=message[:1000], retryable=code in RETRIABLE, now=datetime.now(UTC)
-        )
+        filled = self.outcomes.fill_missing(part.key, code=code, message=message[:1000], retryable=code in RETRIABLE)
         if filled:
             logger.warning("completions without result", extra={"part": part.key, "code": code, "count": filled})
 

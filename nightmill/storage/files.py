@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from nightmill.errors import NotConfigured, PermanentError, StorageFull, StorageUnavailable
+from nightmill.errors import FileMissing, NotConfigured, StorageFull, StorageUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,12 +26,6 @@ _OBJECT_SCHEMES = ("s3", "gs", "az")
 _PART = re.compile(r"[A-Za-z0-9_@=+,~-][A-Za-z0-9_@=+,~.-]{0,199}")
 _MAX_KEY = 900  # S3 and GCS allow 1,024 bytes, the URL's own prefix included
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class FileMissing(PermanentError):
-    """There is no file under this key."""
-
-    code = "file_missing"
 
 
 class FileStore(Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -279,12 +278,10 @@ class OutcomeRepository:
                 return answered
             return answered + sum(_position(fresh, source).skipped for source in fresh.fetched)
 
-    def fill_missing(
-        self, part_key: int, *, code: ErrorCode, message: str, retryable: bool, now: datetime | None = None
-    ) -> int:
+    def fill_missing(self, part_key: int, *, code: ErrorCode, message: str, retryable: bool) -> int:
         """Fail every request of a provider batch that has no outcome in its round; return how many there were.
 
-        Doing it again changes nothing. `now` is not stored.
+        Doing it again changes nothing.
 
         Raises:
             BatchNotFound: There is no such provider batch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from nightmill.errors import AnswerLost, PermanentError, ProviderUnavailable
+from nightmill.errors import AnswerLost, BodyTooLarge, ProviderUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,12 +16,6 @@ PIECE = 1024 * 1024
 # gzip adds 18 bytes a member and 5 a stored block; more than this over the cap cannot decode to less than the cap.
 _ENVELOPE = 64 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-class BodyTooLarge(PermanentError):
-    """A body is larger than the bound, after decompression."""
-
-    code = "too_large"
 
 
 def decoded(chunks: Iterable[bytes], *, encoding: str, max_bytes: int, where: str) -> Iterator[bytes]:

@@ -10,9 +10,16 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks.webhooks import Webhook
 
-from nightmill.errors import AddressRefused, AnswerLost, NotConfigured, ProviderUnavailable, RequestRefused
+from nightmill.errors import (
+    AddressRefused,
+    AnswerLost,
+    InvalidSignature,
+    NotConfigured,
+    ProviderUnavailable,
+    RequestRefused,
+)
 from nightmill.web.guard import GuardedClient, guarded_client
-from nightmill.webhooks import Delivery, InvalidSignature, build_delivery, new_secret, signed, verify_delivery
+from nightmill.webhooks import Delivery, build_delivery, new_secret, signed, verify_delivery
 from tests.nightmill.web.loopback import Loopback, answer, loopback
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

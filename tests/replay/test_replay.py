@@ -22,7 +22,8 @@ HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 def replay(history: Path, workflows: list[type]) -> None:
     replayer = Replayer(workflows=workflows, data_converter=DATA_CONVERTER, interceptors=[AdmissionInterceptor()])
     text = history.read_text(encoding="utf-8")
-    asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json("batch/recorded", text)))
+    started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
+    asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], text)))
 
 
 def test_there_are_histories_of_both_workflows() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from nightmill.errors import (
     AnswerLost,
+    BodyTooLarge,
     ForeignHost,
     NightmillError,
     NotConfigured,
@@ -24,7 +25,6 @@ from nightmill.errors import (
     ProviderUnreachable,
     RateLimited,
 )
-from nightmill.web.bodies import BodyTooLarge
 from nightmill.web.client import HttpClient, Timeouts
 from tests.nightmill.web.loopback import Loopback, Received, Script, answer, json_answer, loopback
 

@@ -17,12 +17,12 @@ import pytest
 from nightmill.errors import (
     AddressRefused,
     AnswerLost,
+    BodyTooLarge,
     NightmillError,
     NotFound,
     ProviderUnreachable,
     RequestRefused,
 )
-from nightmill.web.bodies import BodyTooLarge
 from nightmill.web.guard import GuardedClient, guarded_client
 from nightmill.web.resolver import Lookup, Resolver, system_lookup
 from tests.nightmill.web.certificates import Authority
