@@ -37,7 +37,7 @@ def test_a_recorded_history_replays(history: Path) -> None:
     replay(history, WORKFLOWS)
 
 
-@workflow.defn(name="ModelCompletionBatch")
+@workflow.defn(name="ModelCompletionBatch", sandboxed=False)
 class _Careless:
     """What a careless change might make of the workflow: it skips the first activity."""
 
