@@ -71,9 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         note(f"nightmill: {error}")
         return exit_code_of(error)
-    except BrokenPipeError:
-        return 141  # as a program that SIGPIPE ends: the reader wanted no more
-    except SystemExit as error:
+    except SystemExit as error:  # typer's answer to a reader that wanted no more, as `head`
         return error.code if isinstance(error.code, int) else ExitCode.FAILED
     except Exception as error:  # noqa: BLE001 - a bug; people still get a line they can report
         if verbose:
@@ -98,6 +96,7 @@ def _set_up_streams(verbose: bool) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
     elif not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())
 

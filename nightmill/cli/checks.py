@@ -102,7 +102,7 @@ def _database(assembly: Assembly) -> Iterator[Finding]:
         schema.check(assembly.database)
         yield Finding("database schema", State.OK, f"version {current}")
     except SchemaOutdated as error:
-        yield Finding("database schema", State.FAIL, str(error), "run `nightmill db upgrade`")
+        yield Finding("database schema", State.FAIL, str(error))
     except StorageUnavailable as error:
         yield Finding("database", State.FAIL, str(error), "see NIGHTMILL_DATABASE_URL", unreachable=True)
     except Exception as error:  # noqa: BLE001 - drivers and URLs fail in many ways, and each is a finding
