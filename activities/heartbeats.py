@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextvars import ContextVar
 from typing import Any
 
@@ -46,7 +47,8 @@ class _Beating(ActivityInboundInterceptor):
             return await self.next.execute_activity(input)
         pulse = Pulse()
         token = _PULSE.set(pulse)
-        beats = asyncio.create_task(_beat(pulse, timeout.total_seconds() / 4))
+        on_loop = inspect.iscoroutinefunction(input.fn)
+        beats = asyncio.create_task(_beat(pulse, timeout.total_seconds() / 4, on_loop=on_loop))
         try:
             return await self.next.execute_activity(input)
         finally:
@@ -54,7 +56,12 @@ class _Beating(ActivityInboundInterceptor):
             _PULSE.reset(token)
 
 
-async def _beat(pulse: Pulse, every: float) -> None:
+async def _beat(pulse: Pulse, every: float, *, on_loop: bool) -> None:
     while True:
         await asyncio.sleep(every)
-        activity.heartbeat(*pulse.details)
+        if on_loop:
+            activity.heartbeat(*pulse.details)
+        else:
+            # A plain function's heartbeat hands itself to the event loop and waits, up to 10 s: called there, it would
+            # wait for itself, and the whole worker with it.
+            await asyncio.to_thread(activity.heartbeat, *pulse.details)
