@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
@@ -12,9 +11,6 @@ from nightmill.errors import NightmillError, PermanentError
 
 LONGEST_MESSAGE = 1_000
 """A failure is a payload: what a provider wrote stays out of histories beyond this many characters."""
-
-LONGEST_RETRY_AFTER = timedelta(hours=1)
-"""A provider that asks for more is asked again after this long all the same."""
 
 
 @contextmanager
@@ -30,11 +26,10 @@ def temporal_errors() -> Iterator[None]:
             str(error)[:LONGEST_MESSAGE], error.code, type=type(error).__name__, non_retryable=True
         ) from None
     except NightmillError as error:
-        pause = getattr(error, "retry_after", None)
         raise ApplicationError(
             str(error)[:LONGEST_MESSAGE],
             error.code,
             type=type(error).__name__,
-            next_retry_delay=min(pause, LONGEST_RETRY_AFTER) if pause else None,
+            next_retry_delay=getattr(error, "retry_after", None) or None,  # no pause at all would be a hot loop
             category=ApplicationErrorCategory.BENIGN,
         ) from None

@@ -491,6 +491,7 @@ class SettleInput(Contract):
         reason: Why, where there is something to say.
         code: Error of the requests that no result was found for; None: derived from `status`.
         without_results: Give up on results that could not be had.
+        ended_at: When its end was seen; shortly after, results that are not found may still appear.
     """
 
     part: PartRef
@@ -498,6 +499,7 @@ class SettleInput(Contract):
     reason: str | None = None
     code: ErrorCode | None = None
     without_results: bool = False
+    ended_at: AwareDatetime | None = None
 
 
 class PartOutcome(Outcome):
@@ -559,4 +561,5 @@ class Progress(Outcome):
     polls: int = 0
     next_poll_at: datetime | None = None
     deadline: datetime | None = None
+    provider_batch_id: str | None = None
     needs_attention: str | None = None

@@ -43,6 +43,7 @@ class ProviderBatchFollower:
         polls: Polls made.
         next_poll_at: When the next poll is due.
         deadline: When max age is reached; None before the submission.
+        provider_batch_id: The provider's id, once there is one.
         attention: What this provider batch waits for an operator for.
     """
 
@@ -63,6 +64,7 @@ class ProviderBatchFollower:
         self.polls = 0
         self.next_poll_at: datetime | None = None
         self.deadline: datetime | None = None
+        self.provider_batch_id: str | None = None
         self.attention: str | None = None
 
     def poke(self) -> None:
@@ -180,6 +182,7 @@ class ProviderBatchFollower:
         submitted_at = submission.submitted_at or workflow.now()
         deadline = self.deadline = submitted_at + self._asked.max_age
         self.polls = submission.polls
+        self.provider_batch_id = submission.provider_batch_id
         self._show(BatchStatus.SUBMITTED)
         self.next_poll_at = submission.next_poll_at or submitted_at + self._delay()
         while True:
@@ -217,7 +220,7 @@ class ProviderBatchFollower:
                 await workflow.wait_condition(
                     lambda: self._poked or self._cancel_is_due,
                     timeout=left,
-                    timeout_summary=f"wait for poll {self.polls + 1}",
+                    timeout_summary=f"wait {_short(left)} for poll {self.polls + 1}",
                 )
         self._poked = False
 
@@ -233,6 +236,8 @@ class ProviderBatchFollower:
         except ActivityError as error:
             if is_permanent(error):
                 await self._wait_for_operator(reason_of(error), at_most=self.deadline)
+            else:
+                self.next_poll_at = max(self.next_poll_at, workflow.now() + _pause_asked_for(error))
             return None
         await self._clear_attention()
         self.counts = outcome.counts
@@ -294,6 +299,7 @@ class ProviderBatchFollower:
         A cancel while an operator is waited for gives up on the results that could not be had.
         """
         given_up_at = max(self.deadline or workflow.now(), workflow.now()) + policies.HARVEST_PATIENCE
+        end = end.model_copy(update={"ended_at": workflow.now()})
         tries = 0
         while True:
             try:
@@ -359,6 +365,14 @@ class ProviderBatchFollower:
         self._on_change()
 
 
+def _short(pause: timedelta) -> str:
+    """Return a pause for people: `45 s`, `5 min`, `2.5 h`."""
+    seconds = pause.total_seconds()
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
 def is_permanent(error: ActivityError) -> bool:
     """Whether someone must change something before the same call can succeed."""
     return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
@@ -367,6 +381,12 @@ def is_permanent(error: ActivityError) -> bool:
 def reason_of(error: ActivityError) -> str:
     """Return the failure's own message, one line."""
     return str(error.cause or error)[:1000]
+
+
+def _pause_asked_for(error: ActivityError) -> timedelta:
+    """Return how long the provider wants to be left alone, where that was too long for the activity to wait."""
+    asked = error.cause.next_retry_delay if isinstance(error.cause, ApplicationError) else None
+    return asked or timedelta(0)
 
 
 def _nth(delays: Sequence[timedelta], n: int) -> timedelta:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 APPEARS_WITHIN = timedelta(minutes=15)
-"""How long a new provider batch may be unknown to the provider's own reads (anthropic-sdk-python#1432)."""
+"""How long a new provider batch, or what a new end of one announces, may be unknown to the provider's own reads
+(anthropic-sdk-python#1432)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Poller:
         try:
             status = self.provider_for(batch.provider, batch.account).status(part.provider_batch_id)
         except NightmillError as error:
-            self.parts.record_failed_poll(ref, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
+            self.parts.record_failed_poll(ref, next_poll_at=_next_poll(error, asked), attempt=asked.attempt)
             raise self._judge(error, batch, part, asked) from error
         fail_point("poll.asked")
         previous = self.parts.record_poll(ref, status, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
@@ -122,6 +123,12 @@ class Poller:
         if answer is None:
             return None
         return PollOutcome(status=answer.status, provider_status=answer.raw, counts=answer.counts, reason=answer.reason)
+
+
+def _next_poll(error: NightmillError, asked: PollInput) -> datetime:
+    """Return when the next poll is due after a failed one: as planned, or later if the provider asks for it."""
+    pause = error.retry_after if isinstance(error, TransientError) else None
+    return max(asked.next_poll_at, datetime.now(UTC) + pause) if pause else asked.next_poll_at
 
 
 def _names(batch: BatchRow, part: ProviderBatchRow) -> dict[str, object]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nightmill.completions.planning import plan_parts
+from nightmill.completions.polling import APPEARS_WITHIN
 from nightmill.contracts import (
     BatchStatus,
     BatchSummary,
@@ -19,7 +20,7 @@ from nightmill.contracts import (
     RoundOutcome,
     SettleInput,
 )
-from nightmill.errors import BatchNotFound, NightmillError
+from nightmill.errors import BatchNotFound, NightmillError, NotFound, ProviderUnavailable
 from nightmill.failpoints import fail_point
 
 if TYPE_CHECKING:
@@ -86,18 +87,7 @@ class Settler:
             return PartOutcome(status=BatchStatus.FAILED, lost=True)
         if part.settled_at is None:
             if part.provider_batch_id is not None and not end.without_results:
-                provider = self.provider_for(batch.provider, batch.account)
-                # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it (B15).
-                ours = end.status is BatchStatus.EXPIRED and batch.cancel_requested_at is None
-                report = self.harvester.harvest(
-                    provider,
-                    part,
-                    batch,
-                    heartbeat=heartbeat,
-                    fail_point=fail_point,
-                    canceled_as=ErrorCode.EXPIRED if ours else ErrorCode.CANCELED,
-                )
-                logger.info("harvested", extra={"batch": batch.id, "part": part.part, "report": str(report)})
+                self._harvest(end, batch, part, heartbeat)
             self._fill(end, part)
             fail_point("harvest.filled")
             status = self.parts.entries_decide(ref, end.status)
@@ -108,6 +98,23 @@ class Settler:
             self._clean_up(ref, batch, part)
         counted = self.parts.outcomes(ref)
         return PartOutcome(status=part.status, completed=counted.get(True, 0), failed=counted.get(False, 0))
+
+    def _harvest(
+        self, end: SettleInput, batch: BatchRow, part: ProviderBatchRow, heartbeat: Callable[[dict[str, Any]], None]
+    ) -> None:
+        provider = self.provider_for(batch.provider, batch.account)
+        # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it (B15).
+        ours = end.status is BatchStatus.EXPIRED and batch.cancel_requested_at is None
+        canceled_as = ErrorCode.EXPIRED if ours else ErrorCode.CANCELED
+        try:
+            report = self.harvester.harvest(
+                provider, part, batch, heartbeat=heartbeat, fail_point=fail_point, canceled_as=canceled_as
+            )
+        except NotFound as error:
+            if end.ended_at is None or datetime.now(UTC) - end.ended_at > APPEARS_WITHIN:
+                raise
+            raise ProviderUnavailable(f"{error} (it ended just now, so they may still appear)") from error
+        logger.info("harvested", extra={"batch": batch.id, "part": part.part, "report": str(report)})
 
     def _fill(self, end: SettleInput, part: ProviderBatchRow) -> None:
         code = end.code or MISSING[end.status]

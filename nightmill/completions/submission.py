@@ -46,6 +46,9 @@ CLOCK_SKEW = timedelta(minutes=2)
 PAST_QUOTA_PAUSE = timedelta(minutes=1)
 """How long to wait for a free place when all are taken."""
 
+LONGEST_PAUSE = timedelta(seconds=30)
+"""A longer `Retry-After` is left to the workflow, which a cancel can wake; a waiting activity hears of none."""
+
 COMPARED_ENTRIES = 100
 """How many results of an ended candidate are compared with our ids; one of ours among them decides."""
 
@@ -73,7 +76,7 @@ class Submitter:
         """Upload and create, unless that was done before. A second call of a submitted part makes no network call.
 
         Raises:
-            TransientError: Nothing was created; the same call may succeed later.
+            TransientError: Nothing was created; the same call may succeed within a minute.
         """
         fail_point("submit.start")
         try:
@@ -92,6 +95,10 @@ class Submitter:
             return self._create(ref, batch, part, provider, file_id, now=now, looked_for=looked_for)
         except PermanentError as error:
             return self._refused(ref, error)
+        except TransientError as error:
+            if error.retry_after is None or error.retry_after <= LONGEST_PAUSE:
+                raise
+            return Submission(state=SubmitState.WAIT, retry_after=error.retry_after, message=str(error)[:1000])
 
     def _upload(self, ref: PartRef, part: ProviderBatchRow, provider: BatchProvider) -> str | None:
         if part.input_file_id is not None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # What the providers' own SDKs retry (openai 3.54, anthropic 2.12), and 425 (RFC 8470).
 RETRIABLE_STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})
 
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+"""Who asks for a longer pause is asked again after this long all the same."""
+
 MAX_MESSAGE = 500
 """Longest error message, in characters."""
 
@@ -89,7 +92,7 @@ class ProviderMessage:
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Return how long a `Retry-After` header asks to wait, from seconds or an HTTP date; None for anything else.
 
-    A date in the past is no wait at all. The value is not capped: the caller knows how long it can wait.
+    A date in the past is no wait at all. The value is not capped: `error_for_answer` does that.
 
     Args:
         value: The header as received.
@@ -171,12 +174,13 @@ def error_for_answer(
         kind = NotFound
     else:
         kind = RequestRefused
+    pause = parse_retry_after(headers.get("retry-after"), now or datetime.now(UTC))
     return kind(
         redact(f"{where}: status {status}" + (f" ({label})" if label else "") + (f": {text}" if text else "")),
         http_status=status,
         provider_code=redact(said.code, 100) if said.code else None,
         provider_type=redact(said.type, 100) if said.type else None,
-        retry_after=parse_retry_after(headers.get("retry-after"), now or datetime.now(UTC)),
+        retry_after=None if pause is None else min(pause, LONGEST_RETRY_AFTER),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import orjson
 
-from nightmill.errors import ForeignHost, NotConfigured, RequestRefused
+from nightmill.errors import BodyTooLarge, ForeignHost, NotConfigured, ProviderUnavailable, RequestRefused
 from nightmill.web.classify import (
     RETRIABLE_STATUSES,
     Redactor,
@@ -143,7 +143,7 @@ class HttpClient:
             max_bytes: Bound on the decoded answer.
 
         Raises:
-            BodyTooLarge: The answer is larger than `max_bytes`.
+            ProviderUnavailable: The answer is blank, no JSON object, or larger than `max_bytes`.
         """
         url, where = self._target(method, path_or_url)
         content = None if json is None else orjson.dumps(json)
@@ -250,8 +250,11 @@ class HttpClient:
         started = time.monotonic()
         response = self._send(request, where, sending=sending)
         left = answering - timedelta(seconds=time.monotonic() - started) if sending else answering
-        with Download(response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact) as download:
-            body = b"".join(download)
+        try:
+            with Download(response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact) as download:
+                body = b"".join(download)
+        except BodyTooLarge as error:  # it was a 2xx: whatever was asked for has happened
+            raise ProviderUnavailable(str(error), http_status=response.status_code) from None
         status, headers = download.status, download.headers
         if not body.strip() and (blank_ok or status == 204):
             return JsonAnswer(status, headers, {})
