@@ -104,6 +104,9 @@ class WorkerSettings(Section):
 
     task_queue: str = Field(default=TASK_QUEUE, min_length=1, max_length=255, description="Temporal task queue")
     max_activities: int = Field(default=20, ge=1, le=1000, description="activities at once, each on a thread")
+    workflow_sandbox: bool = Field(
+        default=False, description="run workflow code in the SDK's sandbox, which refuses what is not deterministic"
+    )
     max_cached_workflows: int = Field(default=1000, ge=0, description="workflows kept in memory between their tasks")
     shutdown_grace: Duration = Field(
         default=timedelta(seconds=20), description="how long running activities may go on after SIGTERM"
@@ -123,6 +126,7 @@ class Settings(BaseSettings):
         env_prefix="NIGHTMILL_",
         env_nested_delimiter="__",
         env_file=".env",
+        env_ignore_empty=True,  # compose files write `NAME=` for what is not set
         extra="ignore",
         frozen=True,
         secrets_dir=None,

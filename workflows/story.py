@@ -33,36 +33,39 @@ def progress_of(batch_id: str, round_: int, parts: int, follower: ProviderBatchF
         polls=follower.polls,
         next_poll_at=follower.next_poll_at,
         deadline=follower.deadline,
+        provider_batch_id=follower.provider_batch_id,
         needs_attention=follower.attention,
     )
 
 
 def show(progress: Progress) -> None:
     """Write the current details, as Markdown."""
-    rows = [("status", f"**{progress.status}**"), ("counts", _counts(progress.counts) or "not known yet")]
+    rows = [("status", str(progress.status)), ("counts", _counts(progress.counts) or "not known yet")]
     rows.append(("polls", str(progress.polls)))
     if progress.next_poll_at is not None and not progress.status.is_terminal:
         rows.append(("next poll", f"{progress.next_poll_at:%Y-%m-%d %H:%M:%S} UTC"))
     if progress.deadline is not None:
         rows.append(("max age reached", f"{progress.deadline:%Y-%m-%d %H:%M:%S} UTC"))
+    if progress.provider_batch_id is not None:
+        rows.append(("provider batch", f"`{progress.provider_batch_id}`"))
     if progress.round:
         rows.append(("round", str(progress.round)))
     if progress.parts > 1:
         rows.append(("provider batches", str(progress.parts)))
     if progress.needs_attention:
-        rows.append(("**needs attention**", progress.needs_attention))
+        rows.append(("needs attention", progress.needs_attention))
     _write(rows)
 
 
 def show_summary(summary: BatchSummary, handler: str) -> None:
     """Write how the batch ended, as Markdown."""
     cost = "not known" if summary.cost is None else f"${summary.cost}{'' if summary.cost_complete else ' or more'}"
-    failed = ", ".join(f"{count} {code}" for code, count in sorted(summary.failed_by_code.items()))
+    failed = ", ".join(f"{count:,} {code}" for code, count in sorted(summary.failed_by_code.items()))
     rows = [
-        ("status", f"**{summary.status}**" + (" (not one completed)" if summary.all_failed else "")),
-        ("completed", f"{summary.completed} of {summary.total}"),
+        ("status", str(summary.status) + (" (not one completed)" if summary.all_failed else "")),
+        ("completed", f"{summary.completed:,} of {summary.total:,}"),
         ("failed", failed or "0"),
-        ("tokens", f"{summary.tokens.input} in, {summary.tokens.output} out"),
+        ("tokens", f"{summary.tokens.input:,} in, {summary.tokens.output:,} out"),
         ("cost", cost),
         ("handler", handler),
     ]
@@ -72,12 +75,11 @@ def show_summary(summary: BatchSummary, handler: str) -> None:
 
 
 def _write(rows: list[tuple[str, str]]) -> None:
-    body = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in rows)
-    workflow.set_current_details(f"| | |\n| --- | --- |\n{body}")
+    workflow.set_current_details("\n".join(f"- **{name}**: {value}" for name, value in rows))
 
 
 def _counts(counts: Counts) -> str:
-    return ", ".join(f"{value} {name}" for name, value in counts.model_dump(exclude_none=True).items())
+    return ", ".join(f"{value:,} {name}" for name, value in counts.model_dump(exclude_none=True).items())
 
 
 def upsert(*updates: SearchAttributeUpdate[Any]) -> None:

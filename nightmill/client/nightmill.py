@@ -138,12 +138,13 @@ class Nightmill:
         try:
             await self.temporal.start_workflow(
                 WORKFLOW,
-                BatchInput(batch_id=row.id),
+                BatchInput(batch_id=row.id).model_dump(exclude_unset=True),  # the rest would be eleven nulls in the UI
                 id=ids.batch_workflow_id(row.id),
                 task_queue=self.assembly.settings.worker.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 static_summary=f"{row.provider} {row.model}: {row.requests:,} requests",
+                static_details=_details(row),
             )
         except WorkflowAlreadyStartedError:
             raise BatchConflict(f"batch {row.id} has been completed") from None
@@ -298,6 +299,20 @@ class Nightmill:
         if error.status is RPCStatusCode.NOT_FOUND:
             return BatchNotFound(f"no workflow of batch {batch_id} is running")
         return TemporalUnreachable(f"batch {batch_id}: Temporal answered {error.message!r}")
+
+
+def _details(row: BatchRow) -> str:
+    """Return what the UI shows of a batch from its start on, as Markdown."""
+    handler = row.completion_handler or {}
+    facts = {
+        "requests": f"{row.requests:,}" + (f" of those that failed in {row.retry_of}" if row.retry_of else ""),
+        "account": row.account or "default",
+        "poll schedule": ", ".join(str(timedelta(seconds=delay)) for delay in row.poll_schedule) + ", then as the last",
+        "max age": str(timedelta(seconds=row.max_age)),
+        "handler": " ".join(filter(None, (handler.get("kind"), handler.get("type")))) or "none",
+        "results": f"`nightmill batch results {row.id}`",
+    }
+    return "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
 
 
 def read_input(*, provider: str, model: str, **options: Any) -> BatchInput:

@@ -60,7 +60,15 @@ class ProviderBatchRepository:
             BatchNotFound: There is none.
         """
         with self.database.reading() as session:
-            return self._load(session, ref, lock=False)
+            found = session.exec(
+                select(BatchRow, ProviderBatchRow)
+                .join(ProviderBatchRow, col(ProviderBatchRow.batch_key) == BatchRow.key)
+                .where(
+                    BatchRow.id == ref.batch_id, ProviderBatchRow.round == ref.round, ProviderBatchRow.part == ref.part
+                )
+            ).first()
+            # The two are looked for one by one where one is missing, to say which.
+            return found or self._load(session, ref, lock=False)
 
     @staticmethod
     def _load(session: Session, ref: PartRef, *, lock: bool) -> tuple[BatchRow, ProviderBatchRow]:
@@ -164,6 +172,9 @@ class ProviderBatchRepository:
                 part.refs = {**part.refs, **created.refs}
                 part.status = BatchStatus.SUBMITTED
                 part.created_at = now
+                if part.polls == 0 and part.submitted_at is not None:
+                    part.next_poll_at = part.submitted_at + timedelta(seconds=batch.poll_schedule[0])
+                    batch.next_poll_at = min(batch.next_poll_at or part.next_poll_at, part.next_poll_at)
                 session.add(part)
                 if batch.status is BatchStatus.PENDING:
                     asked = batch.cancel_requested_at is not None
