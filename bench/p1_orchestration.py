@@ -9,6 +9,7 @@ batches at once, in turns:
     bare      the steps one after another on threads, in memory: what the work itself costs
     naive     a workflow that sleeps and calls, by a worker as the SDK sets it up
     nightmill `ModelCompletionBatch` on `python -m worker`
+    sandboxed the same with `NIGHTMILL_WORKER__WORKFLOW_SANDBOX=true`
     dbos      a DBOS workflow with a step each, its state in a SQLite file
 
 Printed are the medians in CPU-ms of a batch, net of what the processes use when idle, the ratios of each round to its
@@ -47,7 +48,8 @@ from nightmill.settings import load_settings
 from tests.stack import Stack
 
 STEPS = POLLS + 5
-WAYS = ("bare", "naive", "nightmill", "dbos")
+WAYS = ("bare", "naive", "nightmill", "sandboxed", "dbos")
+OURS = ("nightmill", "sandboxed")
 MAX_EVENTS, MAX_BYTES = 150, 40_000
 
 
@@ -193,14 +195,15 @@ class Way:
         self.stack: Stack = around.stack(name)
         self.child: Child | None = None
         log = self.stack.folder / "child.log"
-        if name == "nightmill":
-            self.pid = start_worker(self.stack)
+        if name in OURS:
+            on = str(name == "sandboxed").lower()
+            self.pid = start_worker(self.stack, NIGHTMILL_WORKER__WORKFLOW_SANDBOX=on)
         else:
             state = str(self.stack.folder / "dbos.db")
             command = ("bench.p1_orchestration", "--child", name, around.webhook, state)
             self.child = Child(*command, environment=self.stack.environment, log=log)
             self.pid = self.child.pid
-        self.uses_temporal = name in ("naive", "nightmill")
+        self.uses_temporal = name in ("naive", *OURS)
         self.batches: list[str] = []
 
     def used(self) -> dict[str, float]:
@@ -229,7 +232,7 @@ class Way:
 
     async def _by_temporal(self, assembly: Assembly) -> None:
         nightmill = await self.stack.nightmill(assembly)
-        if self.name == "nightmill":
+        if self.name in OURS:
             await asyncio.gather(*map(nightmill.start, self.batches))
             await asyncio.gather(*(nightmill.wait(one, timeout=timedelta(minutes=3)) for one in self.batches))
             return

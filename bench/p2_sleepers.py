@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlmodel import func, select
+from sqlmodel import col, func, select
 
 from bench.system import System, cpu, memory, start_worker, store, system, wait_until
 from nightmill.storage.models import ProviderBatchRow
@@ -49,16 +49,19 @@ class Sleepers:
         with self.stack.assembly() as assembly:
             ids = store(assembly, count, poll_schedule=(DAY,), max_age=30 * DAY)
 
-            async def start() -> None:
-                nightmill = await self.stack.nightmill(assembly)
-                for first in range(0, count, AT_ONCE):
-                    started = ids[first : first + AT_ONCE]
-                    await asyncio.gather(*map(nightmill.start, started))
-                    for batch_id in started:
-                        while (await nightmill.progress(batch_id)).next_poll_at is None:
-                            await asyncio.sleep(0.1)
+            def submitted() -> int:
+                with assembly.database.reading() as session:
+                    return session.exec(select(func.count(col(ProviderBatchRow.created_at)))).one()
 
-            asyncio.run(start())
+            async def start(ids: list[str]) -> None:
+                nightmill = await self.stack.nightmill(assembly)
+                await asyncio.gather(*map(nightmill.start, ids))
+
+            for first in range(0, count, AT_ONCE):
+                asyncio.run(start(ids[first : first + AT_ONCE]))
+                expected = len(self.asleep) + min(first + AT_ONCE, count)
+                wait_until(lambda expected=expected: submitted() == expected, 60)
+            time.sleep(1)  # the last ones go to sleep
         self.asleep += ids
 
     def used(self) -> tuple[float, float]:
@@ -132,7 +135,7 @@ def main() -> None:
     profile = {"finish_after": None, "expires_after": 30 * 86_400.0}
     with system(profile) as one, system(profile) as two:
         few, many = Sleepers(one, "few", **extra), Sleepers(two, "many", **extra)
-        tight = Sleepers(one, "tight", **extra, NIGHTMILL_WORKER__MAX_CACHED_WORKFLOWS="10")
+        tight = Sleepers(one, "tight", **(extra | {"NIGHTMILL_WORKER__MAX_CACHED_WORKFLOWS": "10"}))
         both = (few, many, tight)
         try:
             for sleepers in (few, many, tight):
