@@ -161,6 +161,8 @@ class Stack:
             "NIGHTMILL_BATCH__POLL_SCHEDULE": "[0.5]",
             "NIGHTMILL_BATCH__FIND_DELAYS": "[0,0.5,1]",
             "NIGHTMILL_LOG_FORMAT": "json",
+            # Off by default; here whatever is not deterministic is refused.
+            "NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "true",
             "NIGHTMILL_WORKER__TASK_QUEUE": self.task_queue,
             "TEMPORAL_ADDRESS": self.server.address,
         }
