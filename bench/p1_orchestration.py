@@ -196,8 +196,7 @@ class Way:
         self.child: Child | None = None
         log = self.stack.folder / "child.log"
         if name in OURS:
-            on = str(name == "sandboxed").lower()
-            self.pid = start_worker(self.stack, NIGHTMILL_WORKER__WORKFLOW_SANDBOX=on)
+            self.pid = start_worker(self.stack, NIGHTMILL_WORKER__WORKFLOW_SANDBOX=str(name == "sandboxed").lower())
         else:
             state = str(self.stack.folder / "dbos.db")
             command = ("bench.p1_orchestration", "--child", name, around.webhook, state)

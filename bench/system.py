@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,8 @@ from tests.stack import ROOT, Stack, TemporalServer, requests
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = "gpt-5-mini"
+AS_DEPLOYED = {"NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "false", "NIGHTMILL_OPENAI__MAX_OPEN_BATCHES": "100000"}
+"""Where the benchmarks differ from the tests' stack: no workflow sandbox, and no bound of open batches."""
 
 
 def cpu(pid: int) -> float:
@@ -105,7 +107,6 @@ class System:
     folder: Path
     server: TemporalServer
     outside: Child
-    extra: dict[str, str] = field(default_factory=dict)
 
     def stack(self, name: str, **extra: str) -> Stack:
         """Return a stack with a database and a task queue of its own."""
@@ -117,7 +118,7 @@ class System:
             sandbox=Remote(self.outside.hello["base_urls"]),  # type: ignore[arg-type]
             database_url=f"sqlite:///{folder}/nightmill.db",
             task_queue=f"bench-{name}",
-            extra={"NIGHTMILL_OPENAI__MAX_OPEN_BATCHES": "100000", **self.extra, **extra},
+            extra={**AS_DEPLOYED, **extra},
         )
         with stack.assembly() as assembly:
             schema.upgrade(assembly.database)
@@ -134,7 +135,7 @@ class System:
 
 
 @contextmanager
-def system(profile: dict[str, Any], **extra: str) -> Iterator[System]:
+def system(profile: dict[str, Any]) -> Iterator[System]:
     """Run a Temporal server (in memory) and the outside world, whose batches have this profile."""
     with tempfile.TemporaryDirectory(prefix="nightmill-bench-") as name:
         folder = Path(name)
@@ -142,7 +143,7 @@ def system(profile: dict[str, Any], **extra: str) -> Iterator[System]:
         server.start()
         outside = Child("bench.system", json.dumps(profile), environment={}, log=folder / "outside.log")
         try:
-            yield System(folder, server, outside, dict(extra))
+            yield System(folder, server, outside)
         finally:
             outside.stop()
             server.stop()
@@ -150,7 +151,8 @@ def system(profile: dict[str, Any], **extra: str) -> Iterator[System]:
 
 def start_worker(stack: Stack, **extra: str) -> int:
     """Start `python -m worker`, wait until it is ready, and return its pid."""
-    before = stack.worker_log().count("worker ready") if stack.workers else 0
+    log = stack.folder / "worker.log"
+    before = log.read_text(errors="replace").count("worker ready") if log.exists() else 0
     process = stack.start_worker(**extra)
     wait_until(lambda: stack.worker_log().count("worker ready") > before or process.poll() is not None, 60)
     if process.poll() is not None:
