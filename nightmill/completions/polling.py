@@ -118,7 +118,7 @@ class Poller:
             return None
         answer = self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
         fail_point("cancel.sent")
-        self.parts.record_cancel_sent(ref, now=datetime.now(UTC))
+        self.parts.record_cancel_sent(ref, answer, now=datetime.now(UTC))
         logger.info("cancel sent", extra=_names(batch, part))
         if answer is None:
             return None

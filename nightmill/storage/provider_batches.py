@@ -228,11 +228,7 @@ class ProviderBatchRepository:
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
             previous = part.status
-            part.provider_status = status.raw
-            part.provider_error = status.reason or part.provider_error
-            reported = status.counts.model_dump(exclude_none=True)
-            part.counts = {**part.counts, **reported}
-            part.refs = {**part.refs, **status.refs}
+            self._take(part, status)
             part.polls = max(part.polls, attempt)
             if status.status not in TERMINAL:
                 asked = batch.cancel_requested_at is not None
@@ -242,6 +238,14 @@ class ProviderBatchRepository:
             session.add(part)
             self._plan_next_poll(session, batch, part, next_poll_at)
             return previous
+
+    @staticmethod
+    def _take(part: ProviderBatchRow, status: ProviderStatus) -> None:
+        """Keep what the provider says; what it leaves out stays as it was."""
+        part.provider_status = status.raw
+        part.provider_error = status.reason or part.provider_error
+        part.counts = {**part.counts, **status.counts.model_dump(exclude_none=True)}
+        part.refs = {**part.refs, **status.refs}
 
     def record_failed_poll(self, ref: PartRef, *, next_poll_at: datetime, attempt: int) -> None:
         """Store when the next question is due, so that an outage at the provider never looks like a stuck batch."""
@@ -282,10 +286,12 @@ class ProviderBatchRepository:
             part.epoch += 1
             session.add(part)
 
-    def record_cancel_sent(self, ref: PartRef, *, now: datetime) -> None:
-        """Store that the provider was asked to cancel."""
+    def record_cancel_sent(self, ref: PartRef, answer: ProviderStatus | None, *, now: datetime) -> None:
+        """Store that the provider was asked to cancel, and what it said: its answer can be the last one."""
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
+            if answer is not None:
+                self._take(part, answer)
             part.canceled_at = part.canceled_at or now
             if part.status not in TERMINAL:
                 part.status = BatchStatus.CANCELING
