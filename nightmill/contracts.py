@@ -117,6 +117,15 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json")]
 """An amount that is a plain decimal string in JSON; by itself a small one would become `1E-7`."""
 
+
+def duration_text(duration: timedelta) -> str:
+    """Return a duration for people: `45 s`, `5 min`, `2.5 h`."""
+    seconds = duration.total_seconds()
+    if seconds < 90:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:g} h"
+
+
 HandledStatus = Literal["ended", "canceled", "expired", "failed"]
 
 

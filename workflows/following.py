@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
         Submission,
         SubmitInput,
         SubmitState,
+        duration_text,
     )
 
 from workflows import policies
@@ -220,7 +221,7 @@ class ProviderBatchFollower:
                 await workflow.wait_condition(
                     lambda: self._poked or self._cancel_is_due,
                     timeout=left,
-                    timeout_summary=f"wait {_short(left)} for poll {self.polls + 1}",
+                    timeout_summary=f"wait {duration_text(timedelta(seconds=round(left.total_seconds())))} for poll {self.polls + 1}",
                 )
         self._poked = False
 
@@ -267,7 +268,7 @@ class ProviderBatchFollower:
         last = await self._ask_quietly()
         if last is not None and last.status.is_terminal:
             return SettleInput(part=self._asked.part, status=last.status, reason=last.reason)
-        reason = f"max age {self._asked.max_age} exceeded: submitted at {submitted_at.isoformat(timespec='seconds')}"
+        reason = f"max age {duration_text(self._asked.max_age)} exceeded: submitted at {submitted_at.isoformat(timespec='seconds')}"
         workflow.logger.warning(
             "max age exceeded",
             extra={"submitted_at": submitted_at.isoformat(), "max_age": str(self._asked.max_age)},
@@ -363,14 +364,6 @@ class ProviderBatchFollower:
     def _show(self, status: BatchStatus) -> None:
         self.status = status
         self._on_change()
-
-
-def _short(pause: timedelta) -> str:
-    """Return a pause for people: `45 s`, `5 min`, `2.5 h`."""
-    seconds = pause.total_seconds()
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 def is_permanent(error: ActivityError) -> bool:

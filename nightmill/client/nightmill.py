@@ -24,7 +24,7 @@ from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
-from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress
+from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
 from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
@@ -307,8 +307,8 @@ def _details(row: BatchRow) -> str:
     facts = {
         "requests": f"{row.requests:,}" + (f" of those that failed in {row.retry_of}" if row.retry_of else ""),
         "account": row.account or "default",
-        "poll schedule": ", ".join(str(timedelta(seconds=delay)) for delay in row.poll_schedule) + ", then as the last",
-        "max age": str(timedelta(seconds=row.max_age)),
+        "polls after": ", ".join(duration_text(timedelta(seconds=delay)) for delay in row.poll_schedule) + " and so on",
+        "max age": duration_text(timedelta(seconds=row.max_age)),
         "handler": " ".join(filter(None, (handler.get("kind"), handler.get("type")))) or "none",
         "results": f"`nightmill batch results {row.id}`",
     }
