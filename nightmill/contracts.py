@@ -120,7 +120,7 @@ Dollars = Annotated[Decimal, PlainSerializer(lambda value: f"{value:f}", return_
 
 def duration_text(duration: timedelta) -> str:
     """Return a duration for people: `45 s`, `5 min`, `2.5 h`."""
-    seconds = duration.total_seconds()
+    seconds = round(duration.total_seconds(), 1)
     if seconds < 90:
         return f"{seconds:g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:g} h"

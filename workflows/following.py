@@ -221,7 +221,7 @@ class ProviderBatchFollower:
                 await workflow.wait_condition(
                     lambda: self._poked or self._cancel_is_due,
                     timeout=left,
-                    timeout_summary=f"wait {duration_text(timedelta(seconds=round(left.total_seconds())))} for poll {self.polls + 1}",
+                    timeout_summary=f"wait {duration_text(left)} for poll {self.polls + 1}",
                 )
         self._poked = False
 
@@ -268,7 +268,8 @@ class ProviderBatchFollower:
         last = await self._ask_quietly()
         if last is not None and last.status.is_terminal:
             return SettleInput(part=self._asked.part, status=last.status, reason=last.reason)
-        reason = f"max age {duration_text(self._asked.max_age)} exceeded: submitted at {submitted_at.isoformat(timespec='seconds')}"
+        since = submitted_at.isoformat(timespec="seconds")
+        reason = f"max age {duration_text(self._asked.max_age)} exceeded: submitted at {since}"
         workflow.logger.warning(
             "max age exceeded",
             extra={"submitted_at": submitted_at.isoformat(), "max_age": str(self._asked.max_age)},
