@@ -85,7 +85,7 @@ class ModelCompletionBatch:
         if summary is None:
             summary = await self._complete(prepared)
         self._summary = summary
-        self._delivery = HandlerDelivery(prepared, summary, on_change=self._tell)
+        self._delivery = HandlerDelivery(prepared, summary, on_change=self._tell, start_afresh=self._start_afresh)
         self._tell()
         if not prepared.handled:
             await self._delivery.run()

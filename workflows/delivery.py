@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
@@ -40,12 +41,20 @@ class HandlerDelivery:
         attention: Why it does not succeed.
     """
 
-    def __init__(self, prepared: PreparedBatch, summary: BatchSummary, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        prepared: PreparedBatch,
+        summary: BatchSummary,
+        *,
+        on_change: Callable[[], None],
+        start_afresh: Callable[[], NoReturn],
+    ) -> None:
         handler = prepared.handler
         wanted = handler is not None and (not handler.on or summary.status.value in handler.on)
         self._handler: CompletionHandler | None = handler if wanted and not prepared.handled else None
         self._summary = summary
         self._on_change = on_change
+        self._start_afresh = start_afresh
         self._dispatch = 0
         self._asked_again = False
         self.state = "delivered" if prepared.handled and handler else "none"
@@ -79,6 +88,8 @@ class HandlerDelivery:
             failures += 1
             # A failed handler workflow had an effect that only an operator can judge; the others are called again.
             await self._wait(None if isinstance(self._handler, WorkflowHandler) else pause)
+            if not isinstance(self._handler, WorkflowHandler):
+                self._keep_history_short()
 
     async def _call(self, handler: CompletionHandler) -> None:
         batch_id = self._summary.batch_id
@@ -139,7 +150,13 @@ class HandlerDelivery:
         while not await workflow.execute_activity(
             handler_workflow_finished, workflow_id, **policies.titled(policies.DATABASE_WRITE, "look at the handler")
         ):
+            self._keep_history_short()
             await workflow.sleep(EARLIER_RUN_LOOKS, summary="handler of an earlier run")
+
+    def _keep_history_short(self) -> None:
+        """Go on in a new run before a handler that takes weeks has filled this one's history; called between calls."""
+        if workflow.info().is_continue_as_new_suggested():
+            self._start_afresh()
 
     async def _fail(self, message: str) -> None:
         self.attention = message[:1000]
