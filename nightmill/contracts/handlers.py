@@ -1,0 +1,56 @@
+"""Whom to tell when a batch has ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nightmill.contracts.base import Contract
+from nightmill.contracts.words import HandledStatus
+
+
+class WorkflowHandler(Contract):
+    """Tell the host application by a workflow of its own, started with id `batch/<batch id>/handler`: exactly once.
+
+    Attributes:
+        type: Workflow type that the host's worker runs. It gets one `HandlerPayload`.
+        task_queue: Task queue of the host's worker.
+        on: Statuses to be told of; none means every terminal status.
+    """
+
+    kind: Literal["workflow"]
+    type: str = Field(min_length=1, max_length=255)
+    task_queue: str = Field(min_length=1, max_length=255)
+    on: tuple[HandledStatus, ...] = ()
+
+
+class ActivityHandler(Contract):
+    """Tell the host application by an activity of its own: at least once.
+
+    Attributes:
+        type: Activity type that the host's worker runs. It gets one `HandlerPayload`.
+        task_queue: Task queue of the host's worker.
+        on: Statuses to be told of; none means every terminal status.
+    """
+
+    kind: Literal["activity"]
+    type: str = Field(min_length=1, max_length=255)
+    task_queue: str = Field(min_length=1, max_length=255)
+    on: tuple[HandledStatus, ...] = ()
+
+
+class WebhookHandler(Contract):
+    """Tell the host application by a POST signed by the Standard Webhooks scheme: at least once, message id = batch id.
+
+    Attributes:
+        url: `https:` address (`http:` only where private addresses are allowed).
+        on: Statuses to be told of; none means every terminal status.
+    """
+
+    kind: Literal["webhook"]
+    url: str = Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=2_000)
+    on: tuple[HandledStatus, ...] = ()
+
+
+CompletionHandler = Annotated[WorkflowHandler | ActivityHandler | WebhookHandler, Field(discriminator="kind")]
