@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 ENCODING = b"binary/encrypted"
+_MAX_MESSAGE = 2_000  # what is refused may itself be as large as a payload, and its failure is one
 _NONCE_BYTES = 12  # AES-GCM's recommended nonce: NIST SP 800-38D, 5.2.1.1
 
 
@@ -48,7 +49,8 @@ class _ClearJSON(PydanticJSONPlainPayloadConverter):
                 f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}"
                 for item in error.errors(include_url=False, include_input=False)[:10]
             )
-            raise ApplicationError(f"invalid {name}: {found}", type="InvalidInput", non_retryable=True) from None
+            message = f"invalid {name}: {found}"[:_MAX_MESSAGE]
+            raise ApplicationError(message, type="InvalidInput", non_retryable=True) from None
 
 
 class ClearPayloadConverter(CompositePayloadConverter):
