@@ -170,7 +170,9 @@ class Settler:
         limits = self.limits_of(batch.provider)
         assert batch.key is not None  # noqa: S101 - a loaded row has its key
         sizes: Iterable[tuple[int, int]] = self.requests.pending_sizes(batch.key, round_)
-        return self.batches.start_round(batch.id, round_, plan_parts(sizes, limits), now=now)
+        # Read to the end first: inside the transaction, it would wait for a second connection while holding one.
+        plan = list(plan_parts(sizes, limits))
+        return self.batches.start_round(batch.id, round_, plan, now=now)
 
     def summary(self, batch_id: str) -> BatchSummary:
         """Return what became of a batch, or how it stands."""
