@@ -75,7 +75,7 @@ def build_worker(client: Client, assembly: Assembly) -> Worker:
         ],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
-        # Off, a task costs less, and a sleeping batch half of the memory; the tests run with it on (ADR 6).
+        # Off by default: it is a fifth of a worker's CPU. The tests run with it on (ADR 6).
         workflow_runner=SandboxedWorkflowRunner() if limits.workflow_sandbox else UnsandboxedWorkflowRunner(),
         max_cached_workflows=limits.max_cached_workflows,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,

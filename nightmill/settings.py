@@ -107,7 +107,7 @@ class WorkerSettings(Section):
     workflow_sandbox: bool = Field(
         default=False, description="run workflow code in the SDK's sandbox, which refuses what is not deterministic"
     )
-    max_cached_workflows: int = Field(default=1000, ge=0, description="workflows kept in memory between their tasks")
+    max_cached_workflows: int = Field(default=2500, ge=0, description="workflows kept in memory between their tasks")
     shutdown_grace: Duration = Field(
         default=timedelta(seconds=20), description="how long running activities may go on after SIGTERM"
     )
