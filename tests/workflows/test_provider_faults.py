@@ -27,8 +27,10 @@ pytestmark = pytest.mark.server
 # --- submission
 
 
-@pytest.mark.parametrize("provider", MODELS)
-@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("provider", "times"),
+    [("openai", 1), ("openai", 2), ("openai", 3), ("anthropic", 1), ("google", 2), ("xai", 3)],
+)
 @in_a_lane
 async def test_a_create_whose_answer_is_lost_again_and_again_is_adopted(lane: Lane, provider: str, times: int) -> None:
     lane.sandbox.add_faults(
@@ -241,7 +243,7 @@ async def test_a_burst_of_server_errors_costs_time_only(lane: Lane, operation: s
     lane.assert_once()
 
 
-@pytest.mark.parametrize("body", ["html", "garbage", "empty", "[1, 2]", '{"id": ', "huge"])
+@pytest.mark.parametrize("body", ["html", "garbage", "empty", '{"id": '])
 @in_a_lane
 async def test_a_status_that_cannot_be_read_is_asked_for_again(lane: Lane, body: str) -> None:
     lane.sandbox.add_faults(Fault("status", operation="batches.get", status=200, body=body))
@@ -364,17 +366,19 @@ async def test_a_connection_cut_in_the_middle_of_the_results_is_made_again(lane:
     lane.assert_once(requests=10)
 
 
-@pytest.mark.parametrize("provider", MODELS)
-@pytest.mark.parametrize(("phase", "status"), [("expired", BatchStatus.EXPIRED), ("cancelled", BatchStatus.CANCELED)])
+@pytest.mark.parametrize(
+    ("provider", "status"),
+    [*((provider, BatchStatus.EXPIRED) for provider in MODELS), ("openai", BatchStatus.CANCELED)],
+)
 @in_a_lane
 async def test_what_an_expired_or_canceled_batch_had_finished_is_kept(
-    lane: Lane, provider: str, phase: str, status: BatchStatus
+    lane: Lane, provider: str, status: BatchStatus
 ) -> None:
     lane.sandbox.set_profile(finish_after=60.0, partial_share=0.4)
     async with lane.running() as nightmill:
         batch_id = await lane.submit(nightmill, provider=provider)
         [batch] = await until(lane.sandbox.batches)
-        lane.sandbox.advance(batch["id"], phase)
+        lane.sandbox.advance(batch["id"], "expired" if status is BatchStatus.EXPIRED else "cancelled")
         summary = await nightmill.wait(batch_id, timeout=PATIENCE)
         kept = [result.custom_id for result in nightmill.results(batch_id) if result.text]
     assert summary.status is status
