@@ -181,7 +181,7 @@ async def run_naive_worker() -> None:
         )
         async with worker:
             answer(None)
-            await asyncio.Event().wait()
+            await asyncio.to_thread(sys.stdin.read)  # until the parent ends
 
 
 # The ways, side by side ----------------------------------------------------------------------------------------------
@@ -306,9 +306,9 @@ def main() -> None:
     ways: list[Way] = []
     with system({"polls_to_finish": POLLS}) as around:
         try:
-            ways = [Way(name, around) for name in asked.ways]
-            for way in ways:
-                way.run(2)  # warms up
+            for name in asked.ways:
+                ways.append(Way(name, around))
+                ways[-1].run(2)  # warms up
             quiet = idle(ways, 5)
             rounds = [measure(ways, quiet, asked.batches) for _ in range(asked.rounds)]
             report(rounds, list(asked.ways))

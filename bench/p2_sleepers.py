@@ -134,27 +134,22 @@ def main() -> None:
     with system(profile) as one, system(profile) as two:
         few, many = Sleepers(one, "few", **extra), Sleepers(two, "many", **extra)
         tight = Sleepers(one, "tight", **(extra | {"NIGHTMILL_WORKER__MAX_CACHED_WORKFLOWS": "10"}))
-        both = (few, many, tight)
-        try:
-            for sleepers in (few, many, tight):
-                sleepers.seed(asked.few)
-            if 0 < asked.restart < asked.many:
-                many.seed(asked.restart - asked.few)
-                measure_restart(few, many, asked.rounds)
-            more = (asked.many - len(many.asleep)) // 2
-            many.seed(asked.many - len(many.asleep) - more)
-            before, server = memory(many.worker), memory(two.server_pid)
-            started = sum(many.used())
-            many.seed(more)
-            seeded = (sum(many.used()) - started) / more * 1000
-            print(f"seeding: {seeded:.0f} CPU-ms a batch")
-            grown = (memory(many.worker) - before) / more
-            print(f"memory a sleeping batch in the worker: {grown:.1f} KB, {verdict(grown, TARGET_KB)}", end="")
-            print(f"; in the server: {(memory(two.server_pid) - server) / more:.1f} KB", flush=True)
-            measure_polls(few, many, tight, asked.probes, asked.rounds)
-        finally:
-            for sleepers in both:
-                sleepers.stack.stop()
+        for sleepers in (few, many, tight):
+            sleepers.seed(asked.few)
+        if 0 < asked.restart < asked.many:
+            many.seed(asked.restart - asked.few)
+            measure_restart(few, many, asked.rounds)
+        more = (asked.many - len(many.asleep)) // 2
+        many.seed(asked.many - len(many.asleep) - more)
+        before, server = memory(many.worker), memory(two.server_pid)
+        started = sum(many.used())
+        many.seed(more)
+        seeded = (sum(many.used()) - started) / more * 1000
+        print(f"seeding: {seeded:.0f} CPU-ms a batch")
+        grown = (memory(many.worker) - before) / more
+        print(f"memory a sleeping batch in the worker: {grown:.1f} KB, {verdict(grown, TARGET_KB)}", end="")
+        print(f"; in the server: {(memory(two.server_pid) - server) / more:.1f} KB", flush=True)
+        measure_polls(few, many, tight, asked.probes, asked.rounds)
 
 
 def measure_restart(few: Sleepers, many: Sleepers, rounds: int) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,11 +102,12 @@ class Remote:
 
 @dataclass
 class System:
-    """A Temporal server, the outside world, and a database."""
+    """A Temporal server and the outside world, and the stacks that use them."""
 
     folder: Path
     server: TemporalServer
     outside: Child
+    stacks: list[Stack] = field(default_factory=list)
 
     def stack(self, name: str, **extra: str) -> Stack:
         """Return a stack with a database and a task queue of its own."""
@@ -120,6 +121,7 @@ class System:
             task_queue=f"bench-{name}",
             extra={**AS_DEPLOYED, **extra},
         )
+        self.stacks.append(stack)
         with stack.assembly() as assembly:
             schema.upgrade(assembly.database)
         return stack
@@ -142,9 +144,12 @@ def system(profile: dict[str, Any]) -> Iterator[System]:
         server = TemporalServer(log=folder / "server.log")
         server.start()
         outside = Child("bench.system", json.dumps(profile), environment={}, log=folder / "outside.log")
+        around = System(folder, server, outside)
         try:
-            yield System(folder, server, outside)
+            yield around
         finally:
+            for stack in around.stacks:
+                stack.stop()
             outside.stop()
             server.stop()
 
