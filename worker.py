@@ -69,6 +69,7 @@ def build_worker(client: Client, assembly: Assembly) -> Worker:
             activities.settle_round,
             activities.request_cancel,
             activities.set_attention,
+            activities.begin_delivery,
             activities.deliver_webhook,
             activities.record_delivered,
             handler_workflow_finished,

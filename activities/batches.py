@@ -116,7 +116,10 @@ class BatchActivities:
         """Store what waits for an operator and notify once; a lost notification costs the notification only."""
         with temporal_errors():
             try:
-                is_new = self.batches.set_attention(attention.batch_id, attention.message)
+                if attention.part is not None:
+                    is_new = self.submitter.parts.set_attention(attention.part, attention.message)
+                else:
+                    is_new = self.batches.set_attention(attention.batch_id, attention.message)
             except BatchNotFound:
                 return
             if not is_new or attention.message is None:
@@ -132,6 +135,15 @@ class BatchActivities:
                 self.notifier.notify(notification)
             except NotificationFailed as error:
                 activity.logger.warning("notification failed", extra={"error": str(error)})
+
+    @activity.defn
+    def begin_delivery(self, asked: DeliverInput) -> bool:
+        """Store that the host's workflow or activity is about to be called; False: it has succeeded before."""
+        with temporal_errors():
+            try:
+                return self.batches.begin_dispatch(asked.batch_id, asked.dispatch)
+            except BatchNotFound:
+                return False
 
     @activity.defn
     def deliver_webhook(self, asked: DeliverInput) -> bool:

@@ -29,7 +29,7 @@ from nightmill.storage.requests import RequestRepository
 from nightmill.web.outgoing import Outgoing
 
 if TYPE_CHECKING:
-    from nightmill.providers.base import BatchProvider, Limits
+    from nightmill.providers.base import BatchProvider
     from nightmill.settings import Settings
 
 _NO_KEY = SecretStr("not-a-key")  # rendering and limits need no key, and clients often have none
@@ -84,10 +84,6 @@ class Assembly:
                 self._providers[name, ""] = open_provider(name, self.provider_config(known, _NO_KEY))
             return self._providers[name, ""]
 
-    def limits(self, name: str) -> Limits:
-        """Return a provider's limits."""
-        return self.renderer(name).limits
-
     @cached_property
     def database(self) -> Database:
         """The database."""
@@ -133,8 +129,8 @@ class Assembly:
             parts=self.parts,
             requests=self.requests,
             outcomes=self.outcomes,
-            harvester=Harvester(self.outcomes, self.files),
-            limits_of=self.limits,
+            harvester=Harvester(self.outcomes, self.files, refetch_delays=self.settings.batch.refetch_delays),
+            renderer=self.renderer,
             deletes_files=lambda name: self.settings.provider(name).delete_files,
         )
 

@@ -23,6 +23,7 @@
         ├── InvalidInput            the user's input, with every offending line
         │   └── OverBudget          the estimate is over the cap
         ├── BatchNotFound
+        ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
         ├── BatchConflict           the batch is in a state that does not allow this
         ├── NotConfigured           a setting, key or extra is missing
         └── SchemaOutdated          the database is of another version
@@ -208,6 +209,12 @@ class BatchNotFound(PermanentError):
     """No batch has this id."""
 
     code = "batch_not_found"
+
+
+class WorkflowFailed(PermanentError):
+    """The batch's workflow failed for something else than its input, which is a bug."""
+
+    code = "workflow_failed"
 
 
 class BatchConflict(PermanentError):

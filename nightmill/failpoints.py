@@ -24,6 +24,7 @@ POINTS = (
     "find.found",
     "poll.asked",
     "poll.saved",
+    "poll.requeued",
     "cancel.saved",
     "cancel.sent",
     "harvest.start",

@@ -63,6 +63,10 @@ class BatchSettings(Section):
     retriable_statuses: frozenset[int] = Field(
         default=frozenset({408, 409, 425, 429, *range(500, 600)}), description="HTTP statuses that are tried again"
     )
+    refetch_delays: tuple[Duration, ...] = Field(
+        default=tuple(timedelta(seconds=s) for s in (60, 300, 600)),
+        description="when fewer results come than the provider counts: the pauses before they are fetched again",
+    )
     find_delays: tuple[Duration, ...] = Field(
         default=tuple(timedelta(seconds=s) for s in (0, 15, 30, 60, 120)),
         description="when a create's answer was lost: the pauses before each look for it at the provider",

@@ -190,7 +190,7 @@ def start_lanes(
         test = getattr(getattr(item, "function", None), "coroutine", None)
         if test is not None and getattr(item, "module", None) is module:
             given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-            started[item.nodeid] = pool.submit(asyncio.run, go(test, folder / str(number), given))
+            started[item.nodeid] = pool.submit(lambda *args: asyncio.run(go(*args)), test, folder / str(number), given)
     return started
 
 

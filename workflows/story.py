@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from nightmill.contracts import BatchSummary, Counts, Progress
+    from nightmill.contracts import BatchStatus, BatchSummary, Counts, Progress
 
 if TYPE_CHECKING:
     from workflows.following import ProviderBatchFollower
@@ -35,6 +36,28 @@ def progress_of(batch_id: str, round_: int, parts: int, follower: ProviderBatchF
         deadline=follower.deadline,
         provider_batch_id=follower.provider_batch_id,
         needs_attention=follower.attention,
+    )
+
+
+def progress_of_parts(
+    batch_id: str, round_: int, total: int, parts: Sequence[Progress], status: BatchStatus
+) -> Progress:
+    """Return the query's answer for several provider batches: sums, earliest times, the first that needs attention."""
+    counts = {
+        name: sum(getattr(part.counts, name) or 0 for part in parts)
+        for name in Counts.model_fields
+        if any(getattr(part.counts, name) is not None for part in parts)
+    }
+    return Progress(
+        batch_id=batch_id,
+        status=status,
+        round=round_,
+        parts=total,
+        counts=Counts(**counts),
+        polls=sum(part.polls for part in parts),
+        next_poll_at=min((part.next_poll_at for part in parts if part.next_poll_at), default=None),
+        deadline=min((part.deadline for part in parts if part.deadline), default=None),
+        needs_attention=next((part.needs_attention for part in parts if part.needs_attention), None),
     )
 
 

@@ -17,7 +17,7 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, CancelledError, FailureError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
@@ -25,7 +25,7 @@ from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
-from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable
+from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable, WorkflowFailed
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
 from nightmill.storage.retries import failed_requests
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 WORKFLOW = "ModelCompletionBatch"
+
+_INPUT_FAILURES = frozenset({"InvalidInput", "OverBudget", "BatchNotFound", "BatchConflict", "RequestRefused"})
+"""Types of failures that say that a workflow could not use its input; any other one is a bug."""
 
 UPDATE_ANSWERS_WITHIN = timedelta(seconds=20)
 """How long an update waits for a worker to take it."""
@@ -127,10 +130,10 @@ class Nightmill:
 
         Raises:
             BatchNotFound: There is no such batch.
-            BatchConflict: It has ended.
+            BatchConflict: It has ended and its handler was told.
         """
         row = await asyncio.to_thread(self.assembly.batches.get, batch_id)
-        if row.status.is_terminal:
+        if row.status.is_terminal and row.handler_dispatched_at is not None:
             raise BatchConflict(f"batch {batch_id} is {row.status} already")
         await self._start(row)
 
@@ -193,8 +196,10 @@ class Nightmill:
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(batch_id)
-            if isinstance(error.cause, ApplicationError):
-                raise InvalidInput(f"batch {batch_id}: {error.cause}") from error
+            failure = _innermost(error)
+            if isinstance(failure, ApplicationError):
+                kind = InvalidInput if failure.type in _INPUT_FAILURES else WorkflowFailed
+                raise kind(f"batch {batch_id}: {failure.message}") from error
             return await self._ended(batch_id)  # terminated or timed out: the rows know how it stands
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
@@ -254,8 +259,7 @@ class Nightmill:
         try:
             return await self._update(batch_id, "cancel", BatchStatus)
         except BatchNotFound:
-            if row.status is BatchStatus.PENDING:
-                return await asyncio.to_thread(self.assembly.batches.close_unstarted, batch_id, now=datetime.now(UTC))
+            await self._start(row)  # ends it without a call to the provider, and tells the handler
             return status
 
     async def poll_now(self, batch_id: str) -> None:
@@ -299,6 +303,13 @@ class Nightmill:
         if error.status is RPCStatusCode.NOT_FOUND:
             return BatchNotFound(f"no workflow of batch {batch_id} is running")
         return TemporalUnreachable(f"batch {batch_id}: Temporal answered {error.message!r}")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the failure that caused all the others."""
+    while isinstance(error, WorkflowFailureError | FailureError) and error.cause is not None:
+        error = error.cause
+    return error
 
 
 def _details(row: BatchRow) -> str:

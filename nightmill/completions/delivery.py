@@ -48,6 +48,7 @@ class Deliverer:
         """
         fail_point("deliver.start")
         try:
+            handler = self.batches.get(asked.batch_id).completion_handler or {}
             if not self.batches.begin_dispatch(asked.batch_id, asked.dispatch):
                 logger.info("already delivered", extra={"batch": asked.batch_id})
                 return False
@@ -58,7 +59,7 @@ class Deliverer:
         payload = HandlerPayload(
             batch_id=asked.batch_id, status=summary.status, summary=summary, dispatch=asked.dispatch
         )
-        self.post_signed(asked.url, asked.batch_id, payload.model_dump_json().encode())
+        self.post_signed(handler["url"], asked.batch_id, payload.model_dump_json().encode())
         fail_point("deliver.answered")
         self.batches.record_dispatched(asked.batch_id, now=datetime.now(UTC))
         fail_point("deliver.saved")

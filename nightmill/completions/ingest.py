@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from nightmill.completions.lines import Line, iter_lines
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_LINE = 32 * 1024 * 1024
 """Longest line of results that is read; an answer of 100,000 tokens has about 1 MiB."""
 
-MAX_FETCHES = 3
-"""How often results that look incomplete are fetched again before they are taken as they are."""
+REFETCH_DELAYS = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=10))
+"""Pauses before results that look incomplete are fetched again; after the last one they are taken as they are."""
 
 PAGE_ROWS = 1_000
 PAGE_BYTES = 4 * 1024 * 1024
@@ -69,10 +70,18 @@ class HarvestReport:
 class Harvester:
     """Harvests provider batches. Any thread may use it, for any number of them."""
 
-    def __init__(self, outcomes: OutcomeRepository, files: FileStore, *, max_line: int = MAX_LINE) -> None:
+    def __init__(
+        self,
+        outcomes: OutcomeRepository,
+        files: FileStore,
+        *,
+        max_line: int = MAX_LINE,
+        refetch_delays: Sequence[timedelta] = REFETCH_DELAYS,
+    ) -> None:
         self._outcomes = outcomes
         self._files = files
         self._max_line = max_line
+        self._refetch_delays = refetch_delays
 
     def harvest(
         self,
@@ -106,7 +115,16 @@ class Harvester:
             BatchConflict: The provider batch is settled.
         """
         run = _Harvest(
-            self._outcomes, self._files, self._max_line, provider, part, batch, heartbeat, fail_point, canceled_as
+            self._outcomes,
+            self._files,
+            self._max_line,
+            provider,
+            part,
+            batch,
+            heartbeat,
+            fail_point,
+            canceled_as,
+            self._refetch_delays,
         )
         try:
             return run.run()
@@ -127,6 +145,7 @@ class _Harvest:
     heartbeat: Callable[[dict[str, Any]], None]
     fail_point: Callable[[str], None]
     canceled_as: ErrorCode
+    refetch_delays: Sequence[timedelta]
     report: HarvestReport = field(default_factory=HarvestReport)
     beaten: float = 0.0
 
@@ -144,7 +163,7 @@ class _Harvest:
             status = self.provider.status(self.part.provider_batch_id)
             refs.update(status.refs)
             counts.update(status.counts.model_dump(exclude_none=True))
-        final = self.part.fetches >= MAX_FETCHES
+        final = self.part.fetches >= len(self.refetch_delays)
         cut: list[str] = []
         for source in self.provider.results(self.part.provider_batch_id, refs):
             self._fetch(source)
@@ -172,7 +191,10 @@ class _Harvest:
         self.outcomes.fetch_again(self.part_key)
         self.files.delete(self.folder)
         promise = f"{promised:,} of {self.part.requests:,}" if said else "a whole last line"
-        raise ResultsIncomplete(f"batch {self.batch.id}: {found:,} results found, the provider's counts say {promise}")
+        raise ResultsIncomplete(
+            f"batch {self.batch.id}: {found:,} results found, the provider's counts say {promise}",
+            retry_after=self.refetch_delays[self.part.fetches],
+        )
 
     def _fetch(self, source: ResultSource) -> None:
         """Bring a source into the file store, unless it is there or was applied to its end."""

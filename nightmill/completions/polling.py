@@ -48,6 +48,9 @@ class Poller:
         except BatchNotFound:
             logger.warning("batch not found", extra={"batch": ref.batch_id})
             return PollOutcome(status=BatchStatus.FAILED, lost=True)
+        if part.settled_at is None and part.provider_batch_id is None:
+            # Taken back for lack of quota; whoever took it did not live to tell.
+            return PollOutcome(status=BatchStatus.PENDING, requeue=True)
         if part.settled_at is not None or part.provider_batch_id is None:
             logger.info("already terminal", extra={**_names(batch, part), "handler_dispatched_at": _text(batch)})
             return PollOutcome(status=part.status, provider_status=part.provider_status)
@@ -61,7 +64,8 @@ class Poller:
         previous = self.parts.record_poll(ref, status, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
         if status.over_quota:
             logger.warning("requeued: over quota", extra={**_names(batch, part), "reason": status.reason})
-            self.parts.requeue(ref, reason=status.reason)
+            self.parts.requeue(ref, part.provider_batch_id, reason=status.reason)
+            fail_point("poll.requeued")
             self._delete_upload(batch, part)
         fail_point("poll.saved")
         counts = status.counts.model_dump(exclude_none=True)
@@ -77,16 +81,19 @@ class Poller:
             counts=status.counts,
             requeue=status.over_quota,
             reason=status.reason,
+            cancel_requested=batch.cancel_requested_at is not None,
         )
 
+    @staticmethod
     def _judge(
-        self, error: NightmillError, batch: BatchRow, part: ProviderBatchRow, asked: PollInput
+        error: NightmillError, batch: BatchRow, part: ProviderBatchRow, asked: PollInput | None = None
     ) -> NightmillError:
         """Return the error to raise: a batch that is not known yet shortly after its creation is transient (B16)."""
         if isinstance(error, NotFound) and part.created_at and datetime.now(UTC) - part.created_at < APPEARS_WITHIN:
             error = ProviderUnavailable(f"{error} (created just now, so it may still appear)", http_status=404)
         if isinstance(error, TransientError):
-            details = {"error": type(error).__name__, "detail": str(error), "next_poll": asked.next_poll_at.isoformat()}
+            next_poll = asked.next_poll_at.isoformat() if asked else None
+            details = {"error": type(error).__name__, "detail": str(error), "next_poll": next_poll}
             logger.warning("transient error", extra={**_names(batch, part), **details})
         return error
 
@@ -116,7 +123,10 @@ class Poller:
             return None
         if part.settled_at is not None or part.provider_batch_id is None:
             return None
-        answer = self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
+        try:
+            answer = self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
+        except NightmillError as error:
+            raise self._judge(error, batch, part) from error
         fail_point("cancel.sent")
         self.parts.record_cancel_sent(ref, answer, now=datetime.now(UTC))
         logger.info("cancel sent", extra=_names(batch, part))

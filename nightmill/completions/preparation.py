@@ -15,7 +15,14 @@ from pydantic import TypeAdapter
 from nightmill.completions.pricing import Tally, find_price
 from nightmill.completions.requests import RequestReader, StoredRequest, read_requests
 from nightmill.completions.sources import Fetch, open_requests
-from nightmill.contracts import BatchInput, BatchStatus, CompletionHandler, PreparedBatch, PrepareInput
+from nightmill.contracts import (
+    BatchInput,
+    BatchStatus,
+    CompletionHandler,
+    PreparedBatch,
+    PrepareInput,
+    WebhookHandler,
+)
 from nightmill.errors import BatchConflict, BatchNotFound, OverBudget
 from nightmill.failpoints import fail_point
 from nightmill.storage.models import BatchRow
@@ -78,6 +85,7 @@ class Preparer:
                 raise BatchNotFound(f"batch_id: no batch {asked.batch_id!r} is stored")
             batch = self._store_from_uri(asked, heartbeat)
         fail_point("prepare.stored")
+        _insist_on_the_same(asked, batch)
         if batch.status is BatchStatus.PENDING and not batch.started_at:
             logger.info("planning", extra={"batch": batch.id, "requests": batch.requests})
         parts = self.settler.plan_round(batch, batch.round, now=asked.now) if not batch.status.is_terminal else 0
@@ -184,10 +192,29 @@ class Preparer:
             poll_schedule=tuple(timedelta(seconds=s) for s in batch.poll_schedule),
             max_age=timedelta(seconds=batch.max_age),
             retry_rounds=batch.retry_rounds,
-            handler=_HANDLER.validate_python(batch.completion_handler) if batch.completion_handler else None,
+            handler=_without_address(batch),
             cancel_requested=batch.cancel_requested_at is not None,
             handled=batch.handler_dispatched_at is not None,
+            dispatches=batch.dispatches,
             summary=self.settler.summary(batch.id) if terminal else None,
             pending_ttl=self.defaults.pending_ttl,
             find_delays=self.defaults.find_delays or (timedelta(0),),
         )
+
+
+def _without_address(batch: BatchRow) -> CompletionHandler | None:
+    """Return the handler as histories may show it: the path of a webhook often holds a token, and stays in the row."""
+    if batch.completion_handler is None:
+        return None
+    handler = _HANDLER.validate_python(batch.completion_handler)
+    if isinstance(handler, WebhookHandler):
+        origin = "/".join(handler.url.split("/")[:3])
+        return handler.model_copy(update={"url": origin})
+    return handler
+
+
+def _insist_on_the_same(asked: PrepareInput, batch: BatchRow) -> None:
+    """Refuse to answer for another batch that has this id already."""
+    given = asked.asked
+    if given.requests_uri is not None and (given.provider, given.model) != (batch.provider, batch.model):
+        raise BatchConflict(f"batch id {batch.id!r} is taken by a batch of {batch.provider} {batch.model}")

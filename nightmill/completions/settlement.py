@@ -20,13 +20,13 @@ from nightmill.contracts import (
     RoundOutcome,
     SettleInput,
 )
-from nightmill.errors import BatchNotFound, NightmillError, NotFound, ProviderUnavailable
+from nightmill.errors import BatchConflict, BatchNotFound, NightmillError, NotFound, ProviderUnavailable
 from nightmill.failpoints import fail_point
 
 if TYPE_CHECKING:
     from nightmill.completions.ingest import Harvester
     from nightmill.completions.submission import ProviderFor
-    from nightmill.providers.base import Limits
+    from nightmill.providers.base import BatchProvider
     from nightmill.storage.batches import BatchRepository
     from nightmill.storage.models import BatchRow, ProviderBatchRow
     from nightmill.storage.outcomes import OutcomeRepository
@@ -43,8 +43,8 @@ MISSING: dict[BatchStatus, ErrorCode] = {
 }
 """What a request without a result failed with, by the status of its provider batch (B21)."""
 
-RETRIABLE = frozenset({ErrorCode.ENTRY_MISSING, ErrorCode.EXPIRED, ErrorCode.CANCELED, ErrorCode.NOT_SUBMITTED})
-"""Those of them that another round may heal."""
+RETRIABLE = frozenset({ErrorCode.ENTRY_MISSING, ErrorCode.EXPIRED, ErrorCode.NOT_SUBMITTED})
+"""Those of them that another round may heal; not where max age ended it, for a round would begin it anew."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Settler:
         requests: The stored requests.
         outcomes: The stored outcomes.
         harvester: Brings results into the database.
-        limits_of: Gives a provider's limits by name; needs no key.
+        renderer: Gives a provider by name, without a key, for what it knows of itself.
         deletes_files: Whether our files at a provider are deleted after the harvest.
     """
 
@@ -68,7 +68,7 @@ class Settler:
     requests: RequestRepository
     outcomes: OutcomeRepository
     harvester: Harvester
-    limits_of: Callable[[str], Limits]
+    renderer: Callable[[str], BatchProvider]
     deletes_files: Callable[[str], bool]
 
     def settle_part(self, end: SettleInput, *, heartbeat: Callable[[dict[str, Any]], None]) -> PartOutcome:
@@ -90,7 +90,9 @@ class Settler:
                 self._harvest(end, batch, part, heartbeat)
             self._fill(end, part)
             fail_point("harvest.filled")
-            status = self.parts.entries_decide(ref, end.status)
+            status = end.status
+            if status is BatchStatus.ENDED and self.renderer(batch.provider).entries_decide:
+                status = self.parts.status_by_entries(ref)
             self.parts.settle(ref, status, reason=end.reason, now=datetime.now(UTC))
             fail_point("harvest.settled")
             _, part = self.parts.get(ref)
@@ -104,12 +106,13 @@ class Settler:
     ) -> None:
         provider = self.provider_for(batch.provider, batch.account)
         # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it (B15).
-        ours = end.status is BatchStatus.EXPIRED and batch.cancel_requested_at is None
-        canceled_as = ErrorCode.EXPIRED if ours else ErrorCode.CANCELED
+        canceled_as = ErrorCode.EXPIRED if end.at_max_age else ErrorCode.CANCELED
         try:
             report = self.harvester.harvest(
                 provider, part, batch, heartbeat=heartbeat, fail_point=fail_point, canceled_as=canceled_as
             )
+        except BatchConflict:
+            return  # a lost run of this activity has settled it in the meantime
         except NotFound as error:
             if end.ended_at is None or datetime.now(UTC) - end.ended_at > APPEARS_WITHIN:
                 raise
@@ -120,7 +123,8 @@ class Settler:
         code = end.code or MISSING[end.status]
         message = end.reason or part.provider_error or f"no result: the provider batch is {end.status}"
         assert part.key is not None  # noqa: S101 - a loaded row has its key
-        filled = self.outcomes.fill_missing(part.key, code=code, message=message[:1000], retryable=code in RETRIABLE)
+        retryable = code in RETRIABLE and not end.at_max_age
+        filled = self.outcomes.fill_missing(part.key, code=code, message=message[:1000], retryable=retryable)
         if filled:
             logger.warning("completions without result", extra={"part": part.key, "code": code, "count": filled})
 
@@ -156,9 +160,11 @@ class Settler:
         return RoundOutcome(summary=self.summary(batch.id))
 
     def _another_round_is_due(self, batch: BatchRow, round_: int) -> bool:
+        if batch.round > round_:
+            return True  # it is under way, and must be brought to its end
         if batch.cancel_requested_at is not None or round_ >= batch.retry_rounds:
             return False
-        return batch.round > round_ or self.batches.retriable_failures(batch.id, round_) > 0
+        return self.batches.retriable_failures(batch.id, round_) > 0
 
     @staticmethod
     def _wants_to_know(batch: BatchRow, status: BatchStatus) -> bool:
@@ -167,7 +173,7 @@ class Settler:
 
     def plan_round(self, batch: BatchRow, round_: int, *, now: datetime) -> int:
         """Divide a round's requests into provider batches and store the plan; return how many there are."""
-        limits = self.limits_of(batch.provider)
+        limits = self.renderer(batch.provider).limits
         assert batch.key is not None  # noqa: S101 - a loaded row has its key
         sizes: Iterable[tuple[int, int]] = self.requests.pending_sizes(batch.key, round_)
         # Read to the end first: inside the transaction, it would wait for a second connection while holding one.

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 MATCH_WINDOW = timedelta(minutes=15)
 """How long after our create call an untagged batch may have been created to be taken for ours."""
 
+SLOWEST_UPLOAD = 100_000
+"""Bytes a second; a create that carries its requests may be under way for as long as they take at this rate."""
+
 CLOCK_SKEW = timedelta(minutes=2)
 """How far the provider's clock may be behind ours."""
 
@@ -91,6 +94,8 @@ class Submitter:
             return Submission(state=SubmitState.CANCELED, submitted_at=part.submitted_at)
         try:
             provider = self.provider_for(batch.provider, batch.account)
+            if self.parts.is_full(ref, self.max_open[batch.provider]):  # a file that waits for days may be deleted
+                return self._full(batch)
             file_id = self._upload(ref, part, provider)
             return self._create(ref, batch, part, provider, file_id, now=now, looked_for=looked_for)
         except PermanentError as error:
@@ -138,8 +143,7 @@ class Submitter:
             case CreateTurn.CANCELED:
                 return Submission(state=SubmitState.CANCELED)
             case CreateTurn.FULL:
-                message = f"waiting for a free place: {max_open} batches of {batch.model} are open"
-                return Submission(state=SubmitState.WAIT, retry_after=PAST_QUOTA_PAUSE, message=message)
+                return self._full(batch)
             case CreateTurn.CREATE:
                 pass
         tag = self._tag(ref, part)
@@ -147,20 +151,28 @@ class Submitter:
             created = provider.create(
                 self._lines(part), tag=tag, file_id=file_id, model=batch.model, endpoint=batch.endpoint
             )
-        except (ProviderUnreachable, RateLimited, PermanentError):  # certainly without effect
-            self.parts.withdraw_create(ref)
-            raise
-        except TransientError as error:  # it may have taken effect all the same
+        except (TransientError, PermanentError) as error:
+            if _is_without_effect(error):
+                self.parts.withdraw_create(ref, sent_at)
+                raise
             logger.warning("create's answer lost", extra={**_names(ref), "error": str(error)})
             return self._uncertain(ref, str(error)[:1000])
         fail_point("create.sent")
-        self.parts.record_created(ref, created, now=datetime.now(UTC))
+        if not self.parts.record_created(ref, created, now=datetime.now(UTC)):
+            logger.error(
+                "a provider batch belongs to nobody: another one was adopted",
+                extra={**_names(ref), "provider_batch_id": created.provider_batch_id},
+            )
         fail_point("create.saved")
         logger.info(
             "submitted",
             extra={**_names(ref), "provider": batch.provider, "provider_batch_id": created.provider_batch_id},
         )
         return self._submitted(ref)
+
+    def _full(self, batch: BatchRow) -> Submission:
+        message = f"waiting for a free place: {self.max_open[batch.provider]} batches of {batch.model} are open"
+        return Submission(state=SubmitState.WAIT, retry_after=PAST_QUOTA_PAUSE, message=message)
 
     def _refused(self, ref: PartRef, error: PermanentError) -> Submission:
         """Delete what was uploaded and say what the provider said; nothing was created (B11)."""
@@ -220,7 +232,8 @@ class Submitter:
         if candidate.requests not in (None, part.requests) or part.create_sent_at is None:
             return False
         created = candidate.created_at
-        return created is None or part.create_sent_at - CLOCK_SKEW <= created <= part.create_sent_at + MATCH_WINDOW
+        sending = timedelta(seconds=part.bytes / SLOWEST_UPLOAD)
+        return created is None or -CLOCK_SKEW <= created - part.create_sent_at <= MATCH_WINDOW + sending
 
     def _only_one(
         self, ref: PartRef, part: ProviderBatchRow, provider: BatchProvider, candidates: list[Candidate]
@@ -229,12 +242,15 @@ class Submitter:
         if len(candidates) == 1 and self.parts.rivals(ref, window=MATCH_WINDOW) == 0:
             return candidates[0]
         for candidate in [c for c in candidates if c.ended]:
-            if self._answers_our_ids(part, provider, candidate):
+            ours = self._answers_our_ids(part, provider, candidate)
+            if ours:
                 return candidate
-            candidates.remove(candidate)
+            if ours is not None:
+                candidates.remove(candidate)
         return None
 
-    def _answers_our_ids(self, part: ProviderBatchRow, provider: BatchProvider, candidate: Candidate) -> bool:
+    def _answers_our_ids(self, part: ProviderBatchRow, provider: BatchProvider, candidate: Candidate) -> bool | None:
+        """Whether a candidate's results are of our requests; None where it has no results to tell by."""
         status = provider.status(candidate.provider_batch_id)
         ids: set[str] = set()
         for source in provider.results(candidate.provider_batch_id, status.refs):
@@ -251,7 +267,7 @@ class Submitter:
                 if len(ids) >= COMPARED_ENTRIES:
                     break
         assert part.key is not None  # noqa: S101 - a loaded row has its key
-        return bool(ids) and self.requests.has_wire_ids(part.key, sorted(ids)) == len(ids)
+        return self.requests.has_wire_ids(part.key, sorted(ids)) == len(ids) if ids else None
 
     def _uncertain(self, ref: PartRef, message: str | None = None) -> Submission:
         _, part = self.parts.get(ref)
@@ -286,6 +302,13 @@ class Submitter:
     @staticmethod
     def _tag(ref: PartRef, part: ProviderBatchRow) -> str:
         return part_tag(ref.batch_id, ref.round, ref.part, part.epoch)
+
+
+def _is_without_effect(error: TransientError | PermanentError) -> bool:
+    """Whether a failed create certainly made nothing: never connected, or refused by a status below 500."""
+    if isinstance(error, ProviderUnreachable | RateLimited):
+        return True
+    return isinstance(error, PermanentError) and (error.http_status or 0) < 500
 
 
 def _age(candidate: Candidate) -> datetime:

@@ -38,6 +38,7 @@ class PreparedBatch(Outcome):
         handler: Whom to tell, if somebody.
         cancel_requested: Whether a cancel was asked for.
         handled: Whether the handler gate is set.
+        dispatches: How often the handler has been called so far.
         summary: Set when the batch is terminal already.
         pending_ttl: How long it may wait to be submitted.
         find_delays: Pauses before each look for a create whose answer was lost.
@@ -57,6 +58,7 @@ class PreparedBatch(Outcome):
     handler: CompletionHandler | None = None
     cancel_requested: bool = False
     handled: bool = False
+    dispatches: int = 0
     summary: BatchSummary | None = None
     pending_ttl: timedelta = timedelta(days=7)
     find_delays: tuple[timedelta, ...] = (timedelta(0),)
@@ -161,6 +163,7 @@ class PollOutcome(Outcome):
         requeue: The provider took the batch back for lack of quota: submit it again after a pause.
         lost: The row no longer exists.
         reason: The provider's explanation, one line.
+        cancel_requested: A cancel is stored in the row, whether or not the workflow has heard of it.
     """
 
     status: BatchStatus
@@ -169,6 +172,7 @@ class PollOutcome(Outcome):
     requeue: bool = False
     lost: bool = False
     reason: str | None = None
+    cancel_requested: bool = False
 
 
 class SettleInput(Contract):
@@ -180,6 +184,7 @@ class SettleInput(Contract):
         reason: Why, where there is something to say.
         code: Error of the requests that no result was found for; None: derived from `status`.
         without_results: Give up on results that could not be had.
+        at_max_age: We ended it, not the provider; nobody but we asked for the cancel.
         ended_at: When its end was seen; shortly after, results that are not found may still appear.
     """
 
@@ -188,6 +193,7 @@ class SettleInput(Contract):
     reason: str | None = None
     code: ErrorCode | None = None
     without_results: bool = False
+    at_max_age: bool = False
     ended_at: AwareDatetime | None = None
 
 
@@ -225,15 +231,21 @@ class RoundOutcome(Outcome):
 
 
 class Attention(Contract):
-    """Something that waits for an operator; None clears it."""
+    """Something that waits for an operator; None clears it.
+
+    Attributes:
+        batch_id: The batch.
+        part: The provider batch that waits; None: the completion handler.
+        message: What it waits for.
+    """
 
     batch_id: str
+    part: PartRef | None = None
     message: str | None = Field(default=None, max_length=2_000)
 
 
 class DeliverInput(Contract):
-    """Input of `deliver_webhook`: which handler to call, and the payload's `dispatch`."""
+    """Input of `begin_delivery` and `deliver_webhook`: whose handler is called, and the payload's `dispatch`."""
 
     batch_id: str
-    url: str
     dispatch: int = 1

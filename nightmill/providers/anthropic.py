@@ -106,6 +106,7 @@ class AnthropicProvider(Adapter):
 
     name = "anthropic"
     keeps_tags = False
+    entries_decide = True
     batch_multiplier = "0.5"  # half price, on top of the cache's prices (same page as the limits)
     cached_is_extra = True
 

@@ -185,6 +185,8 @@ class BatchProvider(Protocol):
     """Endpoints that a batch can be for, the default first; empty where the provider has no such choice."""
     keeps_tags: bool
     """Whether `find` can tell our batches by their tag."""
+    entries_decide: bool
+    """Whether the entries of a batch that ended tell if it was canceled or expired, not its status (Anthropic)."""
     batch_multiplier: str
     """Price of a batch token relative to an ordinary one, as a decimal string."""
     cached_is_extra: bool

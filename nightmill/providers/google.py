@@ -86,6 +86,7 @@ class GoogleProvider(Adapter):
 
     name = "google"
     keeps_tags = True
+    entries_decide = False
     batch_multiplier = "0.5"  # half price: ai.google.dev/gemini-api/docs/batch-api (read 2026-11)
     cached_is_extra = False
 

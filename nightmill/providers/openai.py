@@ -118,6 +118,7 @@ class OpenAIProvider(Adapter):
 
     name = "openai"
     keeps_tags = True
+    entries_decide = False
     batch_multiplier = "0.5"  # half price: platform.openai.com/docs/guides/batch (read 2026-11)
     cached_is_extra = False
 

@@ -105,6 +105,7 @@ class XaiProvider(Adapter):
 
     name = "xai"
     keeps_tags = True
+    entries_decide = False
     batch_multiplier = "0.5"  # docs.x.ai/docs/models once said half price; today "reduced" (read 2026-11)
     cached_is_extra = False
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, exists, func, select, update
+from sqlmodel import Session, col, exists, func, select
 
 from nightmill.contracts import TERMINAL, BatchStatus
 from nightmill.errors import BatchConflict, BatchNotFound
@@ -137,13 +137,13 @@ class BatchRepository:
     def round_verdict(self, batch_id: str) -> tuple[BatchStatus, str | None]:
         """Return the status that the settled provider batches add up to (B1), and the reason.
 
-        A provider batch whose failures were all answered in a later round no longer counts against the batch.
+        A provider batch whose failures were all answered in a later round no longer counts.
         """
         with self.database.reading() as session:
             batch = load_batch(session, batch_id)
             query = select(ProviderBatchRow).where(ProviderBatchRow.batch_key == batch.key)
             parts = list(session.exec(query.order_by(col(ProviderBatchRow.round), col(ProviderBatchRow.part))))
-            lasting = [p for p in parts if p.status is BatchStatus.ENDED or self._has_lasting_failure(session, p)]
+            lasting = [p for p in parts if p.round == batch.round or self._has_lasting_failure(session, p)]
         found = {part.status for part in lasting}
         if found <= {BatchStatus.ENDED}:
             status = BatchStatus.ENDED
@@ -244,26 +244,3 @@ class BatchRepository:
             batch.needs_attention = message
             session.add(batch)
             return is_new
-
-    def close_unstarted(self, batch_id: str, *, now: datetime) -> BatchStatus:
-        """Close a pending batch whose workflow never ran as canceled; nothing was sent, so nothing is lost.
-
-        Raises:
-            BatchConflict: It is not pending.
-        """
-        with self.database.transaction() as session:
-            batch = load_batch(session, batch_id, lock=True)
-            if batch.status is not BatchStatus.PENDING:
-                raise BatchConflict(f"batch {batch_id} is {batch.status}: only a pending one can simply be closed")
-            session.execute(
-                update(BatchRow)
-                .where(col(BatchRow.key) == batch.key)
-                .values(
-                    status=BatchStatus.CANCELED,
-                    reason="canceled before it was submitted",
-                    cancel_requested_at=now,
-                    ended_at=now,
-                    results_fetched_at=now,
-                )
-            )
-            return BatchStatus.CANCELED

@@ -132,6 +132,7 @@ class ProviderBatchRow(SQLModel, table=True):
         fetches: How often the results were fetched again because they were incomplete.
         settled_at: Its results are applied and its status is final.
         provider_error: The provider's message, one line.
+        attention: What it waits for an operator for.
     """
 
     __tablename__ = "provider_batches"
@@ -157,6 +158,7 @@ class ProviderBatchRow(SQLModel, table=True):
     provider_status: str | None = Field(default=None, sa_column=Column(Text))
     provider_batch_id: str | None = Field(default=None, max_length=300)
     provider_error: str | None = Field(default=None, sa_column=Column(Text))
+    attention: str | None = Field(default=None, sa_column=Column(Text))
     counts: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     refs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     input_file_id: str | None = Field(default=None, max_length=300)

@@ -129,23 +129,32 @@ class ProviderBatchRepository:
             if batch.cancel_requested_at is not None:
                 return CreateTurn.CANCELED
             self._lock_bound(session, part)
-            open_ones = session.exec(
-                select(func.count())
-                .select_from(ProviderBatchRow)
-                .where(
-                    ProviderBatchRow.provider == part.provider,
-                    ProviderBatchRow.model == part.model,
-                    col(ProviderBatchRow.settled_at).is_(None),
-                    col(ProviderBatchRow.create_sent_at).is_not(None),
-                    ProviderBatchRow.key != part.key,
-                )
-            ).one()
-            if open_ones >= max_open:
+            if self._others_open(session, part) >= max_open:
                 return CreateTurn.FULL
             part.create_sent_at = sent_at
             part.submitted_at = part.submitted_at or now
             session.add(part)
             return CreateTurn.CREATE
+
+    def is_full(self, ref: PartRef, max_open: int) -> bool:
+        """Whether all places are taken right now; `begin_create` decides."""
+        with self.database.reading() as session:
+            _, part = self._load(session, ref, lock=False)
+            return self._others_open(session, part) >= max_open
+
+    @staticmethod
+    def _others_open(session: Session, part: ProviderBatchRow) -> int:
+        return session.exec(
+            select(func.count())
+            .select_from(ProviderBatchRow)
+            .where(
+                ProviderBatchRow.provider == part.provider,
+                ProviderBatchRow.model == part.model,
+                col(ProviderBatchRow.settled_at).is_(None),
+                col(ProviderBatchRow.create_sent_at).is_not(None),
+                ProviderBatchRow.key != part.key,
+            )
+        ).one()
 
     def _lock_bound(self, session: Session, part: ProviderBatchRow) -> None:
         """Let one submission at a time count the open ones; SQLite has one writer anyway."""
@@ -153,12 +162,16 @@ class ProviderBatchRepository:
             key = crc32(f"{part.provider}/{part.model}".encode())
             session.execute(text("SELECT pg_advisory_xact_lock(7137, :key)"), {"key": key - 2**31})
 
-    def withdraw_create(self, ref: PartRef) -> None:
-        """Take the intent back: the provider certainly created nothing."""
+    def withdraw_create(self, ref: PartRef, sent_at: datetime) -> None:
+        """Take an intent back: the provider certainly created nothing. That of a later create stays.
+
+        Max age counts from the create that succeeds, so its start is taken back as well.
+        """
         with self.database.transaction() as session:
             _, part = self._load(session, ref, lock=True)
-            if part.provider_batch_id is None:
+            if part.provider_batch_id is None and part.create_sent_at == sent_at:
                 part.create_sent_at = None
+                part.submitted_at = None
                 session.add(part)
 
     def record_created(self, ref: PartRef, created: Created, *, now: datetime) -> bool:
@@ -172,7 +185,7 @@ class ProviderBatchRepository:
                 part.refs = {**part.refs, **created.refs}
                 part.status = BatchStatus.SUBMITTED
                 part.created_at = now
-                if part.polls == 0 and part.submitted_at is not None:
+                if part.next_poll_at is None and part.submitted_at is not None:
                     part.next_poll_at = part.submitted_at + timedelta(seconds=batch.poll_schedule[0])
                     batch.next_poll_at = min(batch.next_poll_at or part.next_poll_at, part.next_poll_at)
                 session.add(part)
@@ -228,6 +241,8 @@ class ProviderBatchRepository:
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
             previous = part.status
+            if part.settled_at is not None:
+                return previous  # a late answer, to a lost run of the poll
             self._take(part, status)
             part.polls = max(part.polls, attempt)
             if status.status not in TERMINAL:
@@ -251,6 +266,8 @@ class ProviderBatchRepository:
         """Store when the next question is due, so that an outage at the provider never looks like a stuck batch."""
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
+            if part.settled_at is not None:
+                return
             part.polls = max(part.polls, attempt)
             self._plan_next_poll(session, batch, part, next_poll_at)
 
@@ -268,17 +285,22 @@ class ProviderBatchRepository:
         batch.next_poll_at = min(earliest, next_poll_at) if earliest else next_poll_at
         session.add(batch)
 
-    def requeue(self, ref: PartRef, *, reason: str | None) -> None:
+    def requeue(self, ref: PartRef, provider_batch_id: str, *, reason: str | None) -> None:
         """Forget a provider batch that the provider failed for lack of quota, so that it is created again (B12).
 
-        Its id stays in `refs["requeued"]`; the next create carries a tag of its own.
+        One that has been replaced already is not forgotten twice. Its id stays in `refs["requeued"]`; the next create
+        carries a tag of its own.
         """
         with self.database.transaction() as session:
             _, part = self._load(session, ref, lock=True)
+            if part.provider_batch_id != provider_batch_id:
+                return
             past = [*part.refs.get("requeued", []), part.provider_batch_id][-20:]
             part.refs = {"requeued": past}
             part.provider_batch_id = None
             part.create_sent_at = None
+            part.submitted_at = None
+            part.next_poll_at = None
             part.upload_started_at = None
             part.input_file_id = None
             part.provider_error = reason
@@ -290,6 +312,8 @@ class ProviderBatchRepository:
         """Store that the provider was asked to cancel, and what it said: its answer can be the last one."""
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
+            if part.settled_at is not None:
+                return
             if answer is not None:
                 self._take(part, answer)
             part.canceled_at = part.canceled_at or now
@@ -300,10 +324,8 @@ class ProviderBatchRepository:
             session.add(part)
             session.add(batch)
 
-    def entries_decide(self, ref: PartRef, status: BatchStatus) -> BatchStatus:
-        """Return the status that the part's entries make of `ended` (Anthropic reports it after a cancel too; B1)."""
-        if status is not BatchStatus.ENDED:
-            return status
+    def status_by_entries(self, ref: PartRef) -> BatchStatus:
+        """Return what the entries of a part make of its end (B1): canceled if we asked, expired, or else ended."""
         with self.database.reading() as session:
             batch, part = self._load(session, ref, lock=False)
             codes = set(
@@ -322,7 +344,7 @@ class ProviderBatchRepository:
             return BatchStatus.CANCELED
         if ErrorCode.EXPIRED in codes:
             return BatchStatus.EXPIRED
-        return BatchStatus.CANCELED if ErrorCode.CANCELED in codes else status
+        return BatchStatus.CANCELED if ErrorCode.CANCELED in codes else BatchStatus.ENDED
 
     def settle(self, ref: PartRef, status: BatchStatus, *, reason: str | None, now: datetime) -> None:
         """Write the part's final status, once."""
@@ -333,8 +355,29 @@ class ProviderBatchRepository:
             part.status = status
             part.provider_error = reason or part.provider_error
             part.next_poll_at = None
+            part.attention = None
             part.settled_at = now
             session.add(part)
+
+    def set_attention(self, ref: PartRef, message: str | None) -> bool:
+        """Store what a part waits for, None: nothing; return whether the batch needs attention and did not before.
+
+        The batch shows the first of its parts' messages: one part that goes on does not hide another that waits.
+        """
+        with self.database.transaction() as session:
+            batch, part = self._load(session, ref, lock=True)
+            part.attention = message
+            session.add(part)
+            session.flush()
+            waiting = session.exec(
+                select(ProviderBatchRow.attention)
+                .where(ProviderBatchRow.batch_key == batch.key, col(ProviderBatchRow.attention).is_not(None))
+                .order_by(col(ProviderBatchRow.round), col(ProviderBatchRow.part))
+            ).first()
+            is_new = waiting is not None and batch.needs_attention is None
+            batch.needs_attention = waiting
+            session.add(batch)
+            return is_new
 
     def record_cleaned(self, ref: PartRef, *, now: datetime) -> None:
         """Store that our files at the provider are deleted."""

@@ -88,7 +88,10 @@ async def test_a_stored_batch_is_started_later_and_a_pending_one_is_simply_close
                 requests(3), provider=nightmill.assembly.renderer("openai"), model="gpt-5-mini"
             )
             await asyncio.to_thread(nightmill.assembly.preparer.store, batch_id, given, reader)
-        assert await nightmill.cancel("never") is BatchStatus.CANCELED
+        await nightmill.cancel("never")
+        closed = await nightmill.wait("never", timeout=PATIENCE)
+        assert (closed.status, closed.failed_by_code) == (BatchStatus.CANCELED, {"canceled": 3})
+        assert lane.sandbox.log() == []
         with pytest.raises(BatchConflict):
             await nightmill.start("never")
         await nightmill.start("later")

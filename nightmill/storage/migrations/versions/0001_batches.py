@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("provider_status", sa.Text),
         sa.Column("provider_batch_id", sa.String(300)),
         sa.Column("provider_error", sa.Text),
+        sa.Column("attention", sa.Text),
         sa.Column("counts", sa.JSON, nullable=False),
         sa.Column("refs", sa.JSON, nullable=False),
         sa.Column("input_file_id", sa.String(300)),
