@@ -191,23 +191,6 @@ def dollars(picodollars: int) -> Decimal:
     return Decimal(picodollars) / PICODOLLARS
 
 
-class Estimator:
-    """Knows prices: those of the settings first, then the published ones."""
-
-    def __init__(self, overrides: Mapping[str, Mapping[str, Decimal]] | None = None) -> None:
-        """Take the overrides of `NIGHTMILL_PRICES`; see `find_price`."""
-        self._overrides = overrides or {}
-
-    def frozen_prices(self, provider: BatchProvider, model: str) -> dict[str, Any] | None:
-        """Return the prices to store with a batch; None where none are known."""
-        price = find_price(provider, model, self._overrides)
-        return price.to_json() if price is not None else None
-
-    def tally(self, provider: BatchProvider, model: str) -> Tally:
-        """Return an empty tally of requests for that model."""
-        return Tally(provider, find_price(provider, model, self._overrides))
-
-
 class Tally:
     """Adds up an estimate while requests stream by; keeps eight bytes a request."""
 

@@ -267,7 +267,7 @@ class Submitter:
                 if len(ids) >= COMPARED_ENTRIES:
                     break
         assert part.key is not None  # noqa: S101 - a loaded row has its key
-        return self.requests.has_wire_ids(part.key, sorted(ids)) == len(ids) if ids else None
+        return self.requests.count_of_ours(part.key, sorted(ids)) == len(ids) if ids else None
 
     def _uncertain(self, ref: PartRef, message: str | None = None) -> Submission:
         _, part = self.parts.get(ref)

@@ -23,9 +23,6 @@ BLOCK_BYTES = 256 * 1024
 FIND_MARGIN = timedelta(minutes=10)
 """How far a provider's clock may be behind ours before we no longer find what we made."""
 
-MAX_PAGES = 200
-"""Pages of a list that a search reads; with 100 batches a page far more than anybody makes in a day."""
-
 
 def joined(
     lines: Iterable[bytes], separator: bytes, *, begin: bytes = b"", end: bytes = b"", cut: tuple[int, int] = (0, 0)

@@ -133,19 +133,7 @@ class RequestRepository:
                 return
             first = rows[-1].seq + 1
 
-    def wire_ids(self, part_key: int, limit: int) -> list[str]:
-        """Return the first wire ids of a provider batch, to compare them with a candidate's (B10).
-
-        Raises:
-            BatchNotFound: There is no such provider batch.
-            StorageUnavailable: The database is away.
-        """
-        values = bounds(self._part(part_key)) | {"limit": limit}
-        query = text(f"SELECT c.wire_id FROM completions c WHERE {BELONGS} ORDER BY c.seq LIMIT :limit")  # noqa: S608
-        with self._db.reading() as session:
-            return [row.wire_id for row in session.connection().execute(query, values)]
-
-    def has_wire_ids(self, part_key: int, ids: Iterable[str]) -> int:
+    def count_of_ours(self, part_key: int, ids: Iterable[str]) -> int:
         """Return how many of these different wire ids belong to a provider batch.
 
         Raises:

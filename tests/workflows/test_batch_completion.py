@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import WorkflowFailureError
 
 from nightmill.contracts import BatchStatus
-from nightmill.errors import BatchConflict, InvalidInput
+from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput
 from nightmill.sandbox import Fault
 from tests.lanes import MODELS, PATIENCE, Lane, in_a_lane, shown, until
 from tests.stack import SECRET, Stack, eventually, requests, temporal_binary
@@ -320,3 +324,117 @@ def test_a_worker_on_an_empty_database_ends_with_1_and_says_what_to_do(stack: St
     worker = stack.start_worker()
     assert worker.wait(30) == 1
     assert "nightmill db upgrade" in stack.worker_log()
+
+
+# --- split batches, steered while their parts come and go
+
+
+@in_a_lane
+async def test_a_storm_of_poll_now_while_parts_end_harms_nothing(lane: Lane) -> None:
+    lane.set(OPENAI__MAX_REQUESTS="1")
+    async with lane.running() as nightmill:
+        batch_id = await lane.submit(nightmill, 8)
+        waiting = asyncio.create_task(nightmill.wait(batch_id, timeout=PATIENCE))
+        while not waiting.done():
+            with suppress(BatchNotFound):  # it has ended in the meantime
+                await nightmill.poll_now(batch_id)
+            await asyncio.sleep(0.1)
+        summary = await waiting
+    assert (summary.status, summary.completed) == (BatchStatus.ENDED, 8)
+    assert len(lane.webhook.received) == 1
+
+
+@in_a_lane
+async def test_a_split_batch_shows_the_sums_of_its_parts_and_the_part_that_waits(lane: Lane) -> None:
+    lane.set(OPENAI__MAX_REQUESTS="2")
+    lane.sandbox.set_profile(finish_after=None)
+    lane.sandbox.add_faults(Fault("status", operation="batches.get", status=403))
+    async with lane.running() as nightmill:
+        batch_id = await lane.submit(nightmill, 6)
+        attention = await shown(nightmill, batch_id)
+        async with asyncio.timeout(20):
+            while (progress := await nightmill.progress(batch_id)).needs_attention is None:
+                await asyncio.sleep(0.1)
+        assert progress.needs_attention == attention
+        assert (progress.parts, progress.status) == (3, BatchStatus.IN_PROGRESS)
+        # The parts that go on do not hide the one that waits.
+        await until(lambda: len(lane.asked("batches.get")) > 6)
+        assert nightmill.assembly.batches.get(batch_id).needs_attention == attention
+        for batch in lane.sandbox.batches():
+            lane.sandbox.advance(batch["id"], "completed")
+        await nightmill.poll_now(batch_id)
+        assert (await nightmill.wait(batch_id, timeout=PATIENCE)).completed == 6
+        assert nightmill.assembly.batches.get(batch_id).needs_attention is None
+
+
+@in_a_lane
+async def test_a_reset_of_a_split_batch_waits_for_the_parts_of_the_run_before(lane: Lane) -> None:
+    lane.set(OPENAI__MAX_REQUESTS="2")
+    lane.sandbox.set_profile(finish_after=None)
+    async with lane.running() as nightmill:
+        batch_id = await lane.submit(nightmill, 4)
+        await until(lambda: len(lane.sandbox.batches()) == 2)
+        handle = nightmill.temporal.get_workflow_handle(f"batch/{batch_id}")
+        history = await handle.fetch_history()
+        started = [e for e in history.events if e.HasField("workflow_task_completed_event_attributes")]
+        await nightmill.temporal.workflow_service.reset_workflow_execution(
+            ResetWorkflowExecutionRequest(
+                namespace=nightmill.temporal.namespace,
+                workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=(await handle.describe()).run_id),
+                workflow_task_finish_event_id=started[0].event_id,
+                request_id=batch_id,
+                reason="test",
+            )
+        )
+        for batch in lane.sandbox.batches():
+            lane.sandbox.advance(batch["id"], "completed")
+        summary = await nightmill.wait(batch_id, timeout=timedelta(seconds=100))
+    assert summary.completed == 4
+    assert len({batch["tag"] for batch in lane.sandbox.batches()}) == len(lane.sandbox.batches()) == 2
+    assert len(lane.webhook.received) == 1
+
+
+# --- cancels that meet trouble
+
+
+@in_a_lane
+async def test_a_cancel_whose_key_is_refused_waits_for_the_fix_and_is_sent_then(lane: Lane) -> None:
+    lane.sandbox.set_profile(finish_after=None, partial_share=0.4)
+    lane.sandbox.add_faults(Fault("status", operation="batches.cancel", status=401))
+    async with lane.running() as nightmill:
+        batch_id = await lane.submit(nightmill)
+        await until(lambda: lane.asked("batches.get"))
+        await nightmill.cancel(batch_id)
+        assert "401" in await shown(nightmill, batch_id)
+        await nightmill.poll_now(batch_id)
+        summary = await nightmill.wait(batch_id, timeout=PATIENCE)
+    assert (summary.status, summary.completed) == (BatchStatus.CANCELED, 2)
+    assert len(lane.asked("batches.cancel")) == 2
+
+
+@in_a_lane
+async def test_a_cancel_while_results_are_refused_still_fetches_them(lane: Lane) -> None:
+    lane.sandbox.add_faults(Fault("status", operation="results.get", status=403))
+    async with lane.running() as nightmill:
+        batch_id = await lane.submit(nightmill)
+        assert "403" in await shown(nightmill, batch_id)
+        await nightmill.cancel(batch_id)
+        await nightmill.poll_now(batch_id)
+        summary = await nightmill.wait(batch_id, timeout=PATIENCE)
+    assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
+    lane.assert_once()
+
+
+@in_a_lane
+async def test_canceling_a_workflow_that_cannot_be_prepared_ends_it(lane: Lane) -> None:
+    async with lane.running() as nightmill:
+        handle = await nightmill.temporal.start_workflow(
+            "ModelCompletionBatch",
+            {"batch_id": lane.stack.task_queue},
+            id=f"batch/{lane.stack.task_queue}",
+            task_queue=lane.stack.task_queue,
+            start_delay=timedelta(seconds=1),
+        )
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await asyncio.wait_for(handle.result(), 30)

@@ -4,7 +4,7 @@ from decimal import Decimal
 import pytest
 from pydantic import SecretStr
 
-from nightmill.completions.pricing import Estimator, Price, Tally, cost_picodollars, dollars, find_price
+from nightmill.completions.pricing import Price, Tally, cost_picodollars, dollars, find_price
 from nightmill.completions.requests import read_request_objects
 from nightmill.errors import NotConfigured
 from nightmill.providers.base import BatchProvider, Usage
@@ -107,15 +107,16 @@ def test_long_inputs_with_another_price_are_known_as_such(providers: dict[str, B
 
 
 def test_frozen_prices_are_what_a_batch_is_billed_by(providers: dict[str, BatchProvider]) -> None:
-    estimator = Estimator({"m": {"input": Decimal("0.3"), "output": Decimal(2), "cached": Decimal("0.03")}})
-    stored = estimator.frozen_prices(providers["openai"], "m")
+    overrides = {"m": {"input": Decimal("0.3"), "output": Decimal(2), "cached": Decimal("0.03")}}
+    found = find_price(providers["openai"], "m", overrides)
+    assert found is not None
+    stored = found.to_json()
     assert stored == {
         "input": "0.00000015",
         "output": "0.000001",
         "cached": "0.000000015",
         "cache_write": "0.00000015",
     }
-    assert estimator.frozen_prices(providers["openai"], "no-such-model") is None
     usage = Usage(input=10, cached=4, output=1)
     cost = cost_picodollars(usage, Price.from_json(stored), cached_is_extra=False)
     assert cost == 6 * 150_000 + 4 * 15_000 + 1_000_000
@@ -150,7 +151,7 @@ def test_an_estimate_counts_what_would_be_sent(providers: dict[str, BatchProvide
 
 
 def test_embeddings_are_estimated_without_output(providers: dict[str, BatchProvider]) -> None:
-    tally = Estimator().tally(providers["openai"], "text-embedding-3-small")
+    tally = Tally(providers["openai"], find_price(providers["openai"], "text-embedding-3-small"))
     reader = read_request_objects(
         [{"custom_id": "a", "prompt": "x"}], provider=providers["openai"], model="m", endpoint="/v1/embeddings"
     )
