@@ -44,9 +44,28 @@ class NightmillError(Exception):
 
     Attributes:
         code: Stable word for the database and for programs; never changes once released.
+        http_status: The provider's answer, where there was one.
+        provider_code: The provider's own code, where it gave one.
+        provider_type: The provider's own type of error, where it gave one.
+        retry_after: How long the provider asks to be left alone.
     """
 
     code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        provider_code: str | None = None,
+        provider_type: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.provider_code = provider_code
+        self.provider_type = provider_type
+        self.retry_after = retry_after
 
 
 class TransientError(NightmillError):
@@ -54,41 +73,11 @@ class TransientError(NightmillError):
 
     code = "transient"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        http_status: int | None = None,
-        provider_code: str | None = None,
-        provider_type: str | None = None,
-        retry_after: timedelta | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.http_status = http_status
-        self.provider_code = provider_code
-        self.provider_type = provider_type
-        self.retry_after = retry_after
-
 
 class PermanentError(NightmillError):
     """The same call fails again until someone changes something."""
 
     code = "permanent"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        http_status: int | None = None,
-        provider_code: str | None = None,
-        provider_type: str | None = None,
-        retry_after: timedelta | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.http_status = http_status
-        self.provider_code = provider_code
-        self.provider_type = provider_type
-        self.retry_after = retry_after
 
 
 class ProviderUnreachable(TransientError):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.batches import BatchActivities
@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows import policies
+from workflows.failures import is_about_access, is_permanent, pause_asked_for, reason_of
 
 
 class ProviderBatchFollower:
@@ -238,7 +239,7 @@ class ProviderBatchFollower:
             if is_permanent(error):
                 await self._wait_for_operator(reason_of(error), at_most=self.deadline)
             else:
-                self.next_poll_at = max(self.next_poll_at, workflow.now() + _pause_asked_for(error))
+                self.next_poll_at = max(self.next_poll_at, workflow.now() + pause_asked_for(error))
             return None
         await self._clear_attention()
         if outcome.cancel_requested and not self._cancels:
@@ -260,8 +261,8 @@ class ProviderBatchFollower:
         except ActivityError as error:
             workflow.logger.warning("cancel failed", extra={"error": reason_of(error)})
             # It stays due, and is sent with the next poll, unless the provider will never take it.
-            self._cancel_sent = is_permanent(error) and not _is_about_access(error)
-            if _is_about_access(error):
+            self._cancel_sent = is_permanent(error) and not is_about_access(error)
+            if is_about_access(error):
                 await self._wait_for_operator(f"cancel: {reason_of(error)}", at_most=self.deadline)
         else:
             self._cancel_sent = True
@@ -379,27 +380,6 @@ class ProviderBatchFollower:
     def _show(self, status: BatchStatus) -> None:
         self.status = status
         self._on_change()
-
-
-def is_permanent(error: ActivityError) -> bool:
-    """Whether someone must change something before the same call can succeed."""
-    return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
-
-
-def _is_about_access(error: ActivityError) -> bool:
-    """Whether a key is missing or not accepted, which an operator can mend."""
-    return isinstance(error.cause, ApplicationError) and error.cause.type in ("AccessDenied", "NotConfigured")
-
-
-def reason_of(error: ActivityError) -> str:
-    """Return the failure's own message, one line."""
-    return str(error.cause or error)[:1000]
-
-
-def _pause_asked_for(error: ActivityError) -> timedelta:
-    """Return how long the provider wants to be left alone, where that was too long for the activity to wait."""
-    asked = error.cause.next_retry_delay if isinstance(error.cause, ApplicationError) else None
-    return asked or timedelta(0)
 
 
 def _nth(delays: Sequence[timedelta], n: int) -> timedelta:

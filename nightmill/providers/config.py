@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -81,7 +82,7 @@ class ProviderConfig:
         )
 
 
-class Adapter:
+class Adapter(ABC):
     """Base of the adapters: connects when first used, so that rendering needs neither key nor connection."""
 
     def __init__(self, config: ProviderConfig) -> None:
@@ -91,8 +92,9 @@ class Adapter:
     def _client(self) -> HttpClient:
         return self._connect()
 
+    @abstractmethod
     def _connect(self) -> HttpClient:
-        raise NotImplementedError
+        """Return the client, with the provider's own way to show the key."""
 
     def close(self) -> None:
         """See `BatchProvider.close`."""

@@ -7,6 +7,7 @@ workflow that breaks one needs `workflow.patched`, not a new recording.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -104,9 +105,18 @@ async def fetch(nightmill: Nightmill, workflow_id: str) -> str | None:
     from temporalio.service import RPCError
 
     try:
-        return (await nightmill.temporal.get_workflow_handle(workflow_id).fetch_history()).to_json()
+        history = await nightmill.temporal.get_workflow_handle(workflow_id).fetch_history()
     except RPCError:
         return None
+    return json.dumps(anonymous(json.loads(history.to_json())), indent=2)
+
+
+def anonymous(node: Any) -> Any:
+    """Leave out what tells of the machine that recorded: who was at work, and where its files are."""
+    if isinstance(node, dict):
+        kept = {name: anonymous(value) for name, value in node.items() if name != "stackTrace"}
+        return kept | ({"identity": "recorder"} if "identity" in kept else {})
+    return [anonymous(item) for item in node] if isinstance(node, list) else node
 
 
 def main() -> None:
