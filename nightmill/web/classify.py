@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import orjson
 
 from nightmill.errors import (
@@ -21,6 +20,7 @@ from nightmill.errors import (
     RateLimited,
     RequestRefused,
 )
+from nightmill.web.library import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

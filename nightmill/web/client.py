@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
 import orjson
 
 from nightmill.errors import BodyTooLarge, ForeignHost, NotConfigured, ProviderUnavailable, RequestRefused
@@ -19,6 +18,7 @@ from nightmill.web.classify import (
 )
 from nightmill.web.connection import open_client, within
 from nightmill.web.download import Download, refusal
+from nightmill.web.library import httpx
 from nightmill.web.uploads import exactly, multipart
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
-import httpcore
-import httpx
+from nightmill.web.library import httpcore, httpx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,12 +7,11 @@ import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
-import httpx
-
 from nightmill.errors import NightmillError
 from nightmill.web.bodies import decoded
 from nightmill.web.classify import Redactor, error_for_answer, error_for_transport
 from nightmill.web.connection import within
+from nightmill.web.library import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -14,14 +14,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote
 
-import httpcore
-import httpx
-
 from nightmill.errors import AddressRefused, RequestRefused
 from nightmill.web.addresses import refusal_reason
 from nightmill.web.classify import RETRIABLE_STATUSES, Redactor, error_for_transport
 from nightmill.web.connection import SocketOption, open_client, within
 from nightmill.web.download import Download, refusal
+from nightmill.web.library import httpcore, httpx
 from nightmill.web.resolver import Resolver
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 
-import httpcore
+from nightmill.web.library import httpcore
 
 Lookup = Callable[[str], Sequence[str]]
 """From a host name to its addresses as text; may block and may raise `OSError`."""
