@@ -42,14 +42,18 @@ class Poller:
             TransientError: The provider or the database could not be asked now.
             PermanentError: The provider will not answer until someone changes something.
         """
-        ref = asked.part
         try:
-            batch, part = self.parts.get(ref)
-        except BatchNotFound:
-            logger.warning("batch not found", extra={"batch": ref.batch_id})
+            return self._poll(asked)
+        except BatchNotFound:  # at any point: rows can be deleted while the provider is asked
+            logger.warning("batch not found", extra={"batch": asked.part.batch_id})
             return PollOutcome(status=BatchStatus.FAILED, lost=True)
+
+    def _poll(self, asked: PollInput) -> PollOutcome:
+        ref = asked.part
+        batch, part = self.parts.get(ref)
         if part.settled_at is None and part.provider_batch_id is None:
             # Taken back for lack of quota; whoever took it did not live to tell.
+            logger.warning("requeued before", extra=_names(batch, part))
             return PollOutcome(status=BatchStatus.PENDING, requeue=True)
         if part.settled_at is not None or part.provider_batch_id is None:
             logger.info("already terminal", extra={**_names(batch, part), "handler_dispatched_at": _text(batch)})
@@ -118,9 +122,12 @@ class Poller:
             PermanentError: It refuses.
         """
         try:
-            batch, part = self.parts.get(ref)
+            return self._cancel(ref)
         except BatchNotFound:
             return None
+
+    def _cancel(self, ref: PartRef) -> PollOutcome | None:
+        batch, part = self.parts.get(ref)
         if part.settled_at is not None or part.provider_batch_id is None:
             return None
         try:

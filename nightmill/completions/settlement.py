@@ -79,12 +79,15 @@ class Settler:
             PermanentError: The provider does not give the results until someone changes something.
         """
         fail_point("harvest.start")
-        ref = end.part
         try:
-            batch, part = self.parts.get(ref)
-        except BatchNotFound:
-            logger.warning("batch not found", extra={"batch": ref.batch_id})
+            return self._settle_part(end, heartbeat)
+        except BatchNotFound:  # at any point: rows can be deleted meanwhile
+            logger.warning("batch not found", extra={"batch": end.part.batch_id})
             return PartOutcome(status=BatchStatus.FAILED, lost=True)
+
+    def _settle_part(self, end: SettleInput, heartbeat: Callable[[dict[str, Any]], None]) -> PartOutcome:
+        ref = end.part
+        batch, part = self.parts.get(ref)
         if part.settled_at is None:
             if part.provider_batch_id is not None and not end.without_results:
                 self._harvest(end, batch, part, heartbeat)
@@ -143,10 +146,13 @@ class Settler:
         """Plan another round if one is due, or else write the terminal status and return the summary."""
         fail_point("round.start")
         try:
-            batch = self.batches.get(asked.batch_id)
+            return self._settle_round(asked)
         except BatchNotFound:
             logger.warning("batch not found", extra={"batch": asked.batch_id})
             return RoundOutcome(lost=True)
+
+    def _settle_round(self, asked: RoundInput) -> RoundOutcome:
+        batch = self.batches.get(asked.batch_id)
         if not batch.status.is_terminal:
             if self._another_round_is_due(batch, asked.round):
                 parts = self.plan_round(batch, asked.round + 1, now=asked.now)

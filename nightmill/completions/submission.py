@@ -83,9 +83,12 @@ class Submitter:
         """
         fail_point("submit.start")
         try:
-            batch, part = self.parts.get(ref)
-        except BatchNotFound:
+            return self._submit(ref, now=now, looked_for=looked_for)
+        except BatchNotFound:  # at any point: rows can be deleted meanwhile
             return Submission(state=SubmitState.LOST)
+
+    def _submit(self, ref: PartRef, *, now: datetime, looked_for: datetime | None) -> Submission:
+        batch, part = self.parts.get(ref)
         if part.settled_at is not None or part.provider_batch_id is not None:
             return self._submitted(ref)
         if part.create_sent_at is not None and part.create_sent_at != looked_for:
@@ -98,6 +101,8 @@ class Submitter:
                 return self._full(batch)
             file_id = self._upload(ref, part, provider)
             return self._create(ref, batch, part, provider, file_id, now=now, looked_for=looked_for)
+        except BatchNotFound:
+            raise
         except PermanentError as error:
             return self._refused(ref, error)
         except TransientError as error:
@@ -194,9 +199,12 @@ class Submitter:
             TransientError: The provider could not be asked; this does not count as a look.
         """
         try:
-            batch, part = self.parts.get(ref)
+            return self._find(ref)
         except BatchNotFound:
             return Submission(state=SubmitState.LOST)
+
+    def _find(self, ref: PartRef) -> Submission:
+        batch, part = self.parts.get(ref)
         if part.provider_batch_id is not None or part.create_sent_at is None:
             return self._submitted(ref) if part.provider_batch_id else Submission(state=SubmitState.NOT_FOUND)
         provider = self.provider_for(batch.provider, batch.account)

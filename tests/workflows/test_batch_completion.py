@@ -234,10 +234,10 @@ async def test_a_key_that_stops_working_needs_attention_and_a_poll_goes_on_after
 @in_a_lane
 async def test_a_duplicate_id_is_refused_and_leaves_the_first_alone(lane: Lane) -> None:
     async with lane.running() as nightmill:
-        await lane.submit(nightmill, 1, batch_id="mine")
-        with pytest.raises(BatchConflict, match="mine"):
-            await lane.submit(nightmill, 2, batch_id="mine")
-        summary = await nightmill.wait("mine", timeout=PATIENCE)
+        await lane.submit(nightmill, 1, batch_id=lane.stack.task_queue)
+        with pytest.raises(BatchConflict, match=lane.stack.task_queue):
+            await lane.submit(nightmill, 2, batch_id=lane.stack.task_queue)
+        summary = await nightmill.wait(lane.stack.task_queue, timeout=PATIENCE)
     assert summary.total == 1
 
 

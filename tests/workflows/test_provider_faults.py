@@ -117,11 +117,11 @@ async def test_a_cancel_between_the_create_and_its_answer_cancels_at_the_provide
         loop = asyncio.get_running_loop()
 
         def cancel() -> None:
-            asyncio.run_coroutine_threadsafe(nightmill.cancel("mine"), loop).result(30)
+            asyncio.run_coroutine_threadsafe(nightmill.cancel(lane.stack.task_queue), loop).result(30)
 
         lane.sandbox.add_faults(Fault("call", operation="batches.create", when="after", call=cancel))
-        await lane.submit(nightmill, batch_id="mine")
-        summary = await nightmill.wait("mine", timeout=PATIENCE)
+        await lane.submit(nightmill, batch_id=lane.stack.task_queue)
+        summary = await nightmill.wait(lane.stack.task_queue, timeout=PATIENCE)
     assert summary.status is BatchStatus.CANCELED
     assert summary.failed_by_code == {"canceled": 5}
     [batch] = lane.sandbox.batches()

@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_batch(
         eventually(lambda: [row["status"] for row in cli("batch", "list").lines] == ["in_progress"])
         time.sleep(1)  # the watcher looks once a second
         watching.send_signal(signal.SIGINT)
-        out, err = watching.communicate(timeout=20)
+        out, err = watching.communicate(timeout=60)
         assert watching.returncode == 4
         assert out == ""
         [line] = err.splitlines()
