@@ -30,6 +30,12 @@ QUICK = DatabaseSettings(
 )
 
 
+def pytest_configure() -> None:
+    """Take SIGINT as usual, also where the tests run in the background: children would inherit that it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class PostgresServer:
     """A PostgreSQL server of our own, reachable by a socket in its folder only.
 
