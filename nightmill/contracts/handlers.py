@@ -22,7 +22,7 @@ class WorkflowHandler(Contract):
     kind: Literal["workflow"]
     type: str = Field(min_length=1, max_length=255)
     task_queue: str = Field(min_length=1, max_length=255)
-    on: tuple[HandledStatus, ...] = ()
+    on: tuple[HandledStatus, ...] = Field(default=(), max_length=4)
 
 
 class ActivityHandler(Contract):
@@ -37,7 +37,7 @@ class ActivityHandler(Contract):
     kind: Literal["activity"]
     type: str = Field(min_length=1, max_length=255)
     task_queue: str = Field(min_length=1, max_length=255)
-    on: tuple[HandledStatus, ...] = ()
+    on: tuple[HandledStatus, ...] = Field(default=(), max_length=4)
 
 
 class WebhookHandler(Contract):
@@ -50,7 +50,7 @@ class WebhookHandler(Contract):
 
     kind: Literal["webhook"]
     url: str = Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", max_length=2_000)
-    on: tuple[HandledStatus, ...] = ()
+    on: tuple[HandledStatus, ...] = Field(default=(), max_length=4)
 
 
 CompletionHandler = Annotated[WorkflowHandler | ActivityHandler | WebhookHandler, Field(discriminator="kind")]

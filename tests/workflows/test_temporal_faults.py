@@ -216,7 +216,7 @@ OVERSIZED: dict[str, dict[str, Any]] = {
     "metadata": {"metadata": {"note": "x" * 1_900_000}},
     "metadata with many keys": {"metadata": {f"k{n}": n for n in range(100_000)}},
     "handler": {"completion_handler": {"kind": "activity", "type": "x" * 1_000_000, "task_queue": "q"}},
-    "handler statuses": {"completion_handler": {"kind": "webhook", "url": "https://x.example", "on": ["no"] * 300_000}},
+    "handler statuses": {"completion_handler": {"kind": "webhook", "url": "https://x.example", "on": ["no"] * 30_000}},
     "url": {"completion_handler": {"kind": "webhook", "url": "https://x.example/" + "x" * 1_900_000}},
     "schedule": {"poll_schedule": [60] * 500_000},
     "model": {"model": "m" * 1_900_000},
