@@ -181,7 +181,7 @@ def store(assembly: Assembly, count: int, **options: Any) -> list[str]:
     for _ in range(count):
         given = BatchInput(provider="openai", model=MODEL, requests_uri="-", **options)
         reader = read_request_objects(requests(2), provider=assembly.renderer("openai"), model=MODEL)
-        found.append(assembly.preparer.store(ids.new_batch_id(), given, reader).id)
+        found.append(assembly.preparer.store(ids.new_id(), given, reader).id)
     return found
 
 

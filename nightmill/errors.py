@@ -10,6 +10,11 @@
     │   ├── StorageUnavailable      database or file storage away, pool exhausted, locked
     │   │   └── StorageFull         no space left
     │   ├── TemporalUnreachable     no Temporal server, or no worker, answers
+    │   ├── PageUnavailable         a page that cannot be had now
+    │   │   ├── PageTimeout         it takes too long; 408, 504
+    │   │   └── PageFetchFailed     name, connection, TLS, 429, every other status
+    │   ├── HostBusy                it is not this request's turn at the host
+    │   ├── ExtractorUnavailable    our own program that reads pages does not run
     │   └── NotificationFailed
     └── PermanentError              someone must change something first
         ├── AccessDenied            401, 403
@@ -22,6 +27,16 @@
         ├── InvalidSignature        a webhook that is not from whom it says
         ├── InvalidInput            the user's input, with every offending line
         │   └── OverBudget          the estimate is over the cap
+        ├── PageRefused             a page that will not be had like this
+        │   ├── PageNotFound        404, 410, or a page that only says so
+        │   ├── PageAccessDenied    401, 403, 407, 451, robots.txt
+        │   ├── PageEmpty           no content is left without the boilerplate
+        │   ├── PageBlocked         an address that the guard does not connect to
+        │   ├── PageTooLarge        over the bound of bytes, or of the time to read it
+        │   └── PageUnsupported     not a text document
+        ├── AccountNotFound
+        ├── DocumentNotFound
+        ├── CrawlNotFound
         ├── BatchNotFound
         ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
         ├── BatchConflict           the batch is in a state that does not allow this
@@ -128,6 +143,54 @@ class NotificationFailed(TransientError):
     code = "notification_failed"
 
 
+class PageUnavailable(TransientError):
+    """A page cannot be had now.
+
+    Attributes:
+        reason: One word for more about the code, such as `dns` or `robots_unreachable`.
+        failed_host: `host:port` whose `retry_after` holds for all requests there, if it gave one.
+    """
+
+    code = "fetch_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        http_status: int | None = None,
+        retry_after: timedelta | None = None,
+        failed_host: str | None = None,
+    ) -> None:
+        super().__init__(message, http_status=http_status, retry_after=retry_after)
+        self.reason = reason
+        self.failed_host = failed_host
+
+
+class PageTimeout(PageUnavailable):
+    """Connecting, reading, or the whole of it took too long; 408, 504."""
+
+    code = "timeout"
+
+
+class PageFetchFailed(PageUnavailable):
+    """The name, the connection or TLS failed, redirects go in a circle, 429, or any status that is not listed."""
+
+    code = "fetch_failed"
+
+
+class HostBusy(TransientError):
+    """It is not this request's turn at the host; `retry_after` says when. Not a failure of anything."""
+
+    code = "host_busy"
+
+
+class ExtractorUnavailable(TransientError):
+    """The program that reads pages cannot be run: ours to mend, not the page's fault."""
+
+    code = "extractor_unavailable"
+
+
 class TemporalUnreachable(TransientError):
     """No Temporal server answers at the configured address, or no worker takes what it is asked."""
 
@@ -192,6 +255,74 @@ class OverBudget(InvalidInput):
     """The estimated cost is over the batch's budget, or cannot be estimated."""
 
     code = "over_budget"
+
+
+class PageRefused(PermanentError):
+    """A page will not be had until it, or our asking, changes.
+
+    Attributes:
+        reason: One word for more about the code, such as `robots` or `soft_404`.
+    """
+
+    code = "access_denied"
+
+    def __init__(self, message: str, *, reason: str | None = None, http_status: int | None = None) -> None:
+        super().__init__(message, http_status=http_status)
+        self.reason = reason
+
+
+class PageNotFound(PageRefused):
+    """404, 410, or a page that only says so."""
+
+    code = "not_found"
+
+
+class PageAccessDenied(PageRefused):
+    """401, 403, 407, 451, or robots.txt."""
+
+    code = "access_denied"
+
+
+class PageEmpty(PageRefused):
+    """No content is left without the boilerplate."""
+
+    code = "content_empty"
+
+
+class PageBlocked(PageRefused):
+    """The page or a redirect leads to an address, port or scheme that is not connected to."""
+
+    code = "blocked_address"
+
+
+class PageTooLarge(PageRefused):
+    """Over the bound of bytes, also after decompression, or of the time that reading it may take."""
+
+    code = "too_large"
+
+
+class PageUnsupported(PageRefused):
+    """Not a text document."""
+
+    code = "unsupported_type"
+
+
+class AccountNotFound(PermanentError):
+    """No account has this name."""
+
+    code = "account_not_found"
+
+
+class DocumentNotFound(PermanentError):
+    """No document has this id."""
+
+    code = "document_not_found"
+
+
+class CrawlNotFound(PermanentError):
+    """No crawl has this id."""
+
+    code = "crawl_not_found"
 
 
 class BatchNotFound(PermanentError):

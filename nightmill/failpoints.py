@@ -10,7 +10,7 @@ import os
 import signal
 from pathlib import Path
 
-POINTS = (
+BATCH_POINTS = (
     "prepare.start",
     "prepare.stored",
     "prepare.planned",
@@ -40,6 +40,25 @@ POINTS = (
     "deliver.start",
     "deliver.answered",
     "deliver.saved",
+)
+
+DOCUMENT_POINTS = (
+    "sync.start",
+    "sync.begun",
+    "sync.fetched",
+    "sync.compared",
+    "sync.in_transaction",
+    "sync.saved",
+    "sync.failed",
+    "change.start",
+    "change.answered",
+    "change.saved",
+    "sweep.taken",
+    "sweep.half_started",
+    "sweep.started",
+    "crawl.begun",
+    "crawl.fetched",
+    "crawl.saved",
 )
 
 _ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")

@@ -1,4 +1,4 @@
-"""Workflow ids and batch ids, and their inverse; the one place that builds or reads them."""
+"""Workflow ids and the ids of what they work on, and their inverse; the one place that builds or reads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from nightmill.errors import InvalidInput
 
 TASK_QUEUE = "nightmill"
 
-_BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PREFIX = "batch/"
+_DOCUMENT = "document/"
+_CRAWL = "crawl/"
+
+SYNC_SWEEP_SCHEDULE = "nightmill-sync-sweep"
 
 
-def new_batch_id() -> str:
+def new_id() -> str:
     """Return a fresh UUIDv7: 36 characters, ordered by time of creation to the millisecond."""
     # RFC 9562, section 5.7: 48 bits of Unix milliseconds, version, 74 random bits; in the standard library from 3.14.
     value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
@@ -30,7 +34,7 @@ def check_batch_id(batch_id: str) -> str:
     Raises:
         InvalidInput: It is not.
     """
-    if not _BATCH_ID.fullmatch(batch_id):
+    if not _ID.fullmatch(batch_id):
         raise InvalidInput(f"batch id {batch_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'")
     return batch_id
 
@@ -46,9 +50,7 @@ def batch_id_of(workflow_id: str) -> str:
     Raises:
         InvalidInput: The workflow id has another shape.
     """
-    if not workflow_id.startswith(_PREFIX) or not _BATCH_ID.fullmatch(workflow_id.removeprefix(_PREFIX)):
-        raise InvalidInput(f"workflow id {workflow_id[:80]!r}: a batch runs as batch/<batch id>, [A-Za-z0-9_-]{{1,64}}")
-    return workflow_id.removeprefix(_PREFIX)
+    return _inner(workflow_id, _PREFIX, "a batch runs as batch/<batch id>")
 
 
 def part_workflow_id(batch_id: str, round_: int, part: int) -> str:
@@ -67,3 +69,53 @@ def part_tag(batch_id: str, round_: int, part: int, epoch: int) -> str:
     At most 64 + 5 + 20 characters, which fits OpenAI's 512 for a metadata value and every provider's name.
     """
     return f"nm-{batch_id}-{round_}-{part}-{epoch}"
+
+
+def check_document_id(document_id: str) -> str:
+    """Return `document_id` if it is 1 to 64 letters, digits, `_` or `-`.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if not _ID.fullmatch(document_id):
+        raise InvalidInput(f"document id {document_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'")
+    return document_id
+
+
+def document_workflow_id(document_id: str) -> str:
+    """Return `document/<document id>`: the mutex of a document's syncs."""
+    return f"{_DOCUMENT}{document_id}"
+
+
+def document_id_of(workflow_id: str) -> str:
+    """Return the document id of `document/<document id>`; the inverse of `document_workflow_id`.
+
+    Raises:
+        InvalidInput: The workflow id has another shape.
+    """
+    return _inner(workflow_id, _DOCUMENT, "a document sync runs as document/<document id>")
+
+
+def change_handler_workflow_id(document_id: str, fingerprint: str) -> str:
+    """Return `document/<document id>/handler/<fingerprint>`, the change handler's workflow for one content."""
+    return f"{_DOCUMENT}{document_id}/handler/{fingerprint}"
+
+
+def crawl_workflow_id(crawl_id: str) -> str:
+    """Return `crawl/<crawl id>`."""
+    return f"{_CRAWL}{crawl_id}"
+
+
+def crawl_id_of(workflow_id: str) -> str:
+    """Return the crawl id of `crawl/<crawl id>`; the inverse of `crawl_workflow_id`.
+
+    Raises:
+        InvalidInput: The workflow id has another shape.
+    """
+    return _inner(workflow_id, _CRAWL, "a crawl runs as crawl/<crawl id>")
+
+
+def _inner(workflow_id: str, prefix: str, rule: str) -> str:
+    if not workflow_id.startswith(prefix) or not _ID.fullmatch(workflow_id.removeprefix(prefix)):
+        raise InvalidInput(f"workflow id {workflow_id[:80]!r}: {rule}, [A-Za-z0-9_-]{{1,64}}")
+    return workflow_id.removeprefix(prefix)

@@ -7,7 +7,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nightmill.contracts import Duration
@@ -89,8 +99,93 @@ class WebhookSettings(Section):
     allow_private_addresses: bool = Field(default=False, description="allow loopback and private targets, for tests")
 
 
+def _duration_or_none(value: Any, handler: ValidatorFunctionWrapHandler) -> timedelta | None:
+    """Read a duration; anything that is none means none: one customer's plan must not keep a worker from starting."""
+    try:
+        found: timedelta | None = handler(value)
+    except ValueError:
+        return None
+    return found if found is None or found > timedelta(0) else None
+
+
+class PlanSettings(Section):
+    """What an account's plan is worth."""
+
+    interval: Annotated[Duration | None, WrapValidator(_duration_or_none)] = Field(
+        default=None, description="time between syncs of a document; none or unreadable: no automatic sync"
+    )
+    jitter: Annotated[Duration | None, WrapValidator(_duration_or_none)] = Field(
+        default=None, description="the part of the interval over which an account's documents are spread"
+    )
+    weight: float = Field(default=1.0, gt=0, le=1000, description="share of the workers, when they are short")
+
+
+class DocumentSettings(Section):
+    """How pages are fetched, compared and swept."""
+
+    plans: dict[str, PlanSettings] = Field(
+        default={
+            "hourly": PlanSettings(interval=timedelta(hours=1), jitter=timedelta(minutes=15), weight=4),
+            "daily": PlanSettings(interval=timedelta(days=1), jitter=timedelta(hours=6), weight=2),
+            "weekly": PlanSettings(interval=timedelta(weeks=1), jitter=timedelta(days=1), weight=1),
+        },
+        description="plans of accounts by name, in any case: "
+        '`{"NAME": {"interval": "P1D", "jitter": "PT6H", "weight": 2}}`',
+    )
+    account_limit: int = Field(default=50, ge=1, description="documents of one account in one sweep at most")
+    sweep_limit: int = Field(default=1000, ge=1, le=100_000, description="documents in one sweep at most")
+    sweep_interval: Duration = Field(default=timedelta(hours=1), description="time between sweeps")
+    sweep: bool = Field(default=True, description="let the worker make the schedule of the sweep")
+    adaptive: bool = Field(
+        default=False, description="sync pages that do not change less and less often, and those that do as planned"
+    )
+    slowest_pace: float = Field(
+        default=8.0,
+        ge=1,
+        le=100,
+        description="plan intervals between syncs at most, of a page that rarely changes or often fails",
+    )
+    attention_after: int = Field(
+        default=5, ge=1, description="syncs that failed one after the other before the document needs attention"
+    )
+    gone_after_days: int = Field(
+        default=3,
+        ge=1,
+        description="consecutive days on which a page is gone before the handler is told that it is removed",
+    )
+    full_fetch_after: Duration = Field(
+        default=timedelta(days=7),
+        description="a whole page is fetched at least this often, whatever the site says of changes",
+    )
+    user_agent: str = Field(
+        default="Nightmill/0.1 (+https://github.com/nightmill/nightmill)",
+        pattern=r"^[A-Za-z][A-Za-z_-]*(/[!-~]+)?( [ -~]+)?$",
+        description="how we introduce ourselves; robots.txt is read for its first word",
+    )
+    host_delay: Duration = Field(
+        default=timedelta(seconds=1),
+        description="pause between requests to a host, if its robots.txt asks for no longer one",
+    )
+    longest_crawl_delay: Duration = Field(
+        default=timedelta(minutes=1), description="robots.txt may ask for a pause up to this"
+    )
+    connect_timeout: Duration = Field(default=timedelta(seconds=10), description="to connect to a site")
+    fetch_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="for the whole of a page, redirects included"
+    )
+    max_body: int = Field(default=10 * 1024 * 1024, ge=1024, description="bytes of a page at most, after decompression")
+    max_html: int = Field(
+        default=3 * 1024 * 1024, ge=1024, description="bytes of HTML at most that are read for content"
+    )
+    extraction_timeout: Duration = Field(default=timedelta(seconds=5), description="to find a page's content")
+    extractors: int = Field(default=2, ge=1, le=64, description="processes of a worker that find contents")
+    allow_private_addresses: bool = Field(
+        default=False, description="sync pages of private networks and loopback, on any port; for tests and intranets"
+    )
+
+
 class NotifySettings(Section):
-    """Whom to tell that a batch needs attention."""
+    """Whom to tell that something needs attention."""
 
     urls: tuple[SecretStr, ...] = Field(
         default=(), description="JSON list of `mailto:` and `https:` addresses; others with the extra `apprise`"
@@ -163,6 +258,7 @@ class Settings(BaseSettings):
     )
     batch: BatchSettings = BatchSettings()
     database: DatabaseSettings = DatabaseSettings()
+    documents: DocumentSettings = DocumentSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -106,7 +106,7 @@ def submit(
         return
     from nightmill import ids
 
-    batch_id = ids.check_batch_id(id_) if id_ is not None else ids.new_batch_id()
+    batch_id = ids.check_batch_id(id_) if id_ is not None else ids.new_id()
     raise typer.Exit(
         _run(_Submitted(file, chosen, batch_id, options), batch_id, watch=watch, timeout=limit, as_json=as_json)
     )

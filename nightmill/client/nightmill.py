@@ -120,7 +120,7 @@ class Nightmill:
         return await self._submit(given, reader, batch_id)
 
     async def _submit(self, given: BatchInput, reader: RequestReader, batch_id: str | None) -> str:
-        batch_id = ids.check_batch_id(batch_id) if batch_id else ids.new_batch_id()
+        batch_id = ids.check_batch_id(batch_id) if batch_id else ids.new_id()
         row = await asyncio.to_thread(self.assembly.preparer.store, batch_id, given, reader)
         await self._start(row)
         return batch_id
@@ -168,7 +168,7 @@ class Nightmill:
         row = await asyncio.to_thread(self.assembly.batches.get, batch_id)
         if not row.status.is_terminal:
             raise BatchConflict(f"batch {batch_id} is {row.status}: wait until it has ended, or cancel it")
-        new_id = ids.new_batch_id()
+        new_id = ids.new_id()
         failed = failed_requests(self.assembly.database, batch_id, only_retriable=only_retriable)
         new = await asyncio.to_thread(self.assembly.preparer.store_retry, new_id, row, failed)
         await self._start(new)

@@ -7,57 +7,15 @@ highest round, and every count is a count of rows. A status column has one write
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, Index, Integer, LargeBinary, Text, TypeDecorator
-from sqlalchemy import DateTime as SqlDateTime
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, Text
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import BatchStatus
-
-_BIG_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, in UTC on both databases; SQLite would hand it back naive."""
-
-    impl = SqlDateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn any aware time into UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a naive datetime cannot be stored: it does not say when")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Say that it is UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class StatusWord(TypeDecorator[BatchStatus]):
-    """A status as its word, so that a person reading the table can read it."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: BatchStatus | None, dialect: Dialect) -> str | None:
-        """Store the word."""
-        return None if value is None else BatchStatus(value).value
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> BatchStatus | None:
-        """Give the enum back."""
-        return None if value is None else BatchStatus(value)
-
-
-def _time(*, nullable: bool = True, index: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable, index=index))
+from nightmill.storage.columns import BIG_KEY, UtcDateTime, Word, time_column
 
 
 class BatchRow(SQLModel, table=True):
@@ -77,13 +35,13 @@ class BatchRow(SQLModel, table=True):
 
     __tablename__ = "batches"
 
-    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
+    key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
     id: str = Field(max_length=64, unique=True)
     provider: str = Field(max_length=32)
     model: str = Field(max_length=200)
     account: str | None = Field(default=None, max_length=64)
     endpoint: str = Field(default="", max_length=100)
-    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(StatusWord, nullable=False))
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Word(BatchStatus), nullable=False))
     reason: str | None = Field(default=None, sa_column=Column(Text))
     needs_attention: str | None = Field(default=None, sa_column=Column(Text))
     user_metadata: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
@@ -96,15 +54,15 @@ class BatchRow(SQLModel, table=True):
     retry_of: str | None = Field(default=None, max_length=64)
     requests: int = 0
     round: int = 0
-    cancel_requested_at: datetime | None = _time()
+    cancel_requested_at: datetime | None = time_column()
     created_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
-    submitted_at: datetime | None = _time()
-    started_at: datetime | None = _time()
-    ended_at: datetime | None = _time()
-    failed_at: datetime | None = _time()
-    next_poll_at: datetime | None = _time()
-    results_fetched_at: datetime | None = _time()
-    handler_dispatched_at: datetime | None = _time()
+    submitted_at: datetime | None = time_column()
+    started_at: datetime | None = time_column()
+    ended_at: datetime | None = time_column()
+    failed_at: datetime | None = time_column()
+    next_poll_at: datetime | None = time_column()
+    results_fetched_at: datetime | None = time_column()
+    handler_dispatched_at: datetime | None = time_column()
     dispatches: int = 0
 
     @property
@@ -142,8 +100,8 @@ class ProviderBatchRow(SQLModel, table=True):
         Index("ix_provider_batches_open", "provider", "model", "settled_at"),
     )
 
-    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
-    batch_key: int = Field(sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
+    key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
+    batch_key: int = Field(sa_column=Column(BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
     round: int = 0
     part: int = 0
     first: int
@@ -154,7 +112,7 @@ class ProviderBatchRow(SQLModel, table=True):
     model: str = Field(max_length=200)
     account: str | None = Field(default=None, max_length=64)
     epoch: int = 0
-    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(StatusWord, nullable=False))
+    status: BatchStatus = Field(default=BatchStatus.PENDING, sa_column=Column(Word(BatchStatus), nullable=False))
     provider_status: str | None = Field(default=None, sa_column=Column(Text))
     provider_batch_id: str | None = Field(default=None, max_length=300)
     provider_error: str | None = Field(default=None, sa_column=Column(Text))
@@ -162,17 +120,17 @@ class ProviderBatchRow(SQLModel, table=True):
     counts: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     refs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     input_file_id: str | None = Field(default=None, max_length=300)
-    upload_started_at: datetime | None = _time()
-    create_sent_at: datetime | None = _time()
-    created_at: datetime | None = _time()
-    submitted_at: datetime | None = _time()
-    canceled_at: datetime | None = _time()
-    next_poll_at: datetime | None = _time()
+    upload_started_at: datetime | None = time_column()
+    create_sent_at: datetime | None = time_column()
+    created_at: datetime | None = time_column()
+    submitted_at: datetime | None = time_column()
+    canceled_at: datetime | None = time_column()
+    next_poll_at: datetime | None = time_column()
     polls: int = 0
     fetched: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     fetches: int = 0
-    settled_at: datetime | None = _time()
-    cleaned_at: datetime | None = _time()
+    settled_at: datetime | None = time_column()
+    cleaned_at: datetime | None = time_column()
 
 
 class CompletionRow(SQLModel, table=True):
@@ -192,7 +150,7 @@ class CompletionRow(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("batch_key", "wire_id", name="uq_completions_wire_id"),)
 
     batch_key: int = Field(
-        sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True, autoincrement=False)
+        sa_column=Column(BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), primary_key=True, autoincrement=False)
     )
     seq: int = Field(primary_key=True)
     custom_id: str = Field(sa_column=Column(Text, nullable=False))
@@ -215,8 +173,8 @@ class OutcomeRow(SQLModel, table=True):
     __tablename__ = "outcomes"
     __table_args__ = (UniqueConstraint("batch_key", "seq", "round", name="uq_outcomes_attempt"),)
 
-    key: int | None = Field(default=None, sa_column=Column(_BIG_KEY, primary_key=True, autoincrement=True))
-    batch_key: int = Field(sa_column=Column(_BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
+    key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
+    batch_key: int = Field(sa_column=Column(BIG_KEY, ForeignKey("batches.key", ondelete="CASCADE"), nullable=False))
     seq: int
     round: int
     ok: bool

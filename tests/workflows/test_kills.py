@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from nightmill.contracts import BatchStatus
-from nightmill.failpoints import POINTS
+from nightmill.failpoints import BATCH_POINTS
 from nightmill.sandbox import Fault, Profile, Sandbox
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
 
@@ -138,7 +138,7 @@ class Case:
 
 
 CASES = [
-    *(Case(point) for point in POINTS),
+    *(Case(point) for point in BATCH_POINTS),
     # The provider that keeps no tag: around the create.
     *(Case(point, provider="anthropic") for point in ("create.intent_saved", "create.sent", "find.found")),
     # Several provider batches, each followed by a child workflow.

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from nightmill.storage.models import UtcDateTime
+from nightmill.storage.columns import UtcDateTime
 
 revision = "0001"
 down_revision = None

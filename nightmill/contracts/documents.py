@@ -1,0 +1,337 @@
+"""Documents: the words in their rows, the inputs of their workflows, and what these come to."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nightmill.contracts.base import Contract, Duration, Outcome
+from nightmill.contracts.handlers import CompletionHandler
+
+DocumentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""An account's or a collection's name, as the user gives it."""
+
+MAX_NAME = 255
+"""Characters of a document's name."""
+
+MAX_CONTENT = 200_000
+"""Characters of content that are stored; the fingerprint is over all of it."""
+
+
+class SyncStatus(StrEnum):
+    """How a document stands; a document that was never synced has none."""
+
+    SYNCED = "synced"
+    SYNCING = "syncing"
+    FAILED = "failed"
+
+
+class SyncStep(StrEnum):
+    """What a sync is doing; none at rest."""
+
+    FETCHING = "fetching"
+    COMPARING = "comparing"
+    UPDATING = "updating"
+
+
+class SyncErrorCode(StrEnum):
+    """Why a sync failed."""
+
+    NOT_FOUND = "not_found"
+    """404, 410, or a page that says so with status 200."""
+    ACCESS_DENIED = "access_denied"
+    """401, 403, 407, 451, or robots.txt."""
+    CONTENT_EMPTY = "content_empty"
+    """Nothing but boilerplate, or a shell that scripts would fill."""
+    BLOCKED_ADDRESS = "blocked_address"
+    """An address, port or scheme that is not connected to."""
+    TOO_LARGE = "too_large"
+    """Over the bound of bytes, or of the time that extraction may take."""
+    UNSUPPORTED_TYPE = "unsupported_type"
+    """Not a text document."""
+    TIMEOUT = "timeout"
+    """Connecting or reading took too long; 408, 504."""
+    FETCH_FAILED = "fetch_failed"
+    """Name, connection, TLS, redirect loop, 429, robots.txt out of reach, every other status."""
+    SYNC_ERROR = "sync_error"
+    """Anything else: a bug, or a database in trouble."""
+
+
+class SyncResult(StrEnum):
+    """What one attempt to sync a document came to."""
+
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    NOT_MODIFIED = "not_modified"
+    BASELINE = "baseline"
+    ALREADY_SYNCING = "already_syncing"
+    PERMANENT_FAILURE = "permanent_failure"
+    TRANSIENT_FAILURE = "transient_failure"
+    TRANSIENT_RETRY_EXHAUSTED = "transient_retry_exhausted"
+    UNEXPECTED_FAILURE = "unexpected_failure"
+    UNEXPECTED_RETRY_EXHAUSTED = "unexpected_retry_exhausted"
+    SKIPPED = "skipped"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the sync as a whole failed."""
+        return self in _FAILURES
+
+
+_FAILURES = frozenset(
+    {
+        SyncResult.PERMANENT_FAILURE,
+        SyncResult.TRANSIENT_RETRY_EXHAUSTED,
+        SyncResult.UNEXPECTED_RETRY_EXHAUSTED,
+    }
+)
+
+
+class Trigger(StrEnum):
+    """Who asked for a sync."""
+
+    MANUAL = "manual"
+    SWEEP = "sweep"
+
+
+class DocumentSyncInput(Contract):
+    """Input of the workflow `DocumentSync`, which runs by the id `document/<document id>`.
+
+    Attributes:
+        document_id: The document.
+        trigger: `manual` syncs whatever the interval says; `sweep` only what is due.
+    """
+
+    document_id: DocumentId
+    trigger: Trigger = Trigger.MANUAL
+
+
+class SyncInput(Contract):
+    """Input of the activity `sync_document`.
+
+    Attributes:
+        document_id: The document.
+        trigger: See `DocumentSyncInput`.
+        run_id: The workflow run; the budgets of failures are counted per run.
+    """
+
+    document_id: DocumentId
+    trigger: Trigger
+    run_id: str
+
+
+class ChangeRef(Outcome):
+    """Names a change that the handler has not been told of, and how to tell it.
+
+    Attributes:
+        document_id: The document.
+        fingerprint: Fingerprint of the content to tell of; `gone` for a page that no longer exists.
+        handler: Whom to tell.
+    """
+
+    document_id: str
+    fingerprint: str
+    handler: CompletionHandler
+
+
+class SyncOutcome(Outcome):
+    """What a sync came to: the record of D14, result of the workflow `DocumentSync`, a line of `document sync --json`.
+
+    Attributes:
+        document_id: The document.
+        account: Its account; None where the document no longer exists.
+        collection: Its collection.
+        link: Its link as the user gave it.
+        result: What it came to.
+        reason: Why it was skipped, or more about the error: `robots`, `soft_404`, `redirect_to_home`, …
+        error_code: Why it failed.
+        exception_class: Name of the error's class.
+        attempt: 1 for the first attempt of this run; one more for each one that failed before.
+        duration_ms: Milliseconds that the attempt took.
+        change: The change that the handler has yet to be told of.
+    """
+
+    document_id: str
+    account: str | None = None
+    collection: str | None = None
+    link: str | None = None
+    result: SyncResult
+    reason: str | None = None
+    error_code: SyncErrorCode | None = None
+    exception_class: str | None = None
+    attempt: int = 1
+    duration_ms: int = 0
+    change: ChangeRef | None = None
+
+
+class ParagraphDiff(Outcome):
+    """Which paragraphs of a document's text changed; their words are read by `document diff`, never carried.
+
+    Attributes:
+        added: How many paragraphs are new.
+        removed: How many are gone.
+        kept: How many are in both.
+        added_at: Positions of the new ones in the new text, 0 first; the first 100.
+        removed_at: Positions of the gone ones in the old text; the first 100.
+    """
+
+    added: int = 0
+    removed: int = 0
+    kept: int = 0
+    added_at: tuple[int, ...] = ()
+    removed_at: tuple[int, ...] = ()
+
+
+class ChangePayload(Outcome):
+    """What a change handler gets. The content is read by document id, never carried.
+
+    Attributes:
+        document_id: The document; with `new_fingerprint` the key to make the handler's effect idempotent.
+        account: Its account.
+        collection: Its collection.
+        link: Its link as the user gave it.
+        name: Its name.
+        kind: `changed`, or `removed` for a page that has been gone for days.
+        old_fingerprint: The content that the handler was told of last; None the first time.
+        new_fingerprint: The content now; `gone` for a page that has been gone for days.
+        diff: What changed between the two.
+        content: Where the content is read: `document/<document id>`.
+    """
+
+    document_id: str
+    account: str
+    collection: str
+    link: str
+    name: str | None = None
+    kind: Literal["changed", "removed"] = "changed"
+    old_fingerprint: str | None = None
+    new_fingerprint: str
+    diff: ParagraphDiff = ParagraphDiff()
+    content: str
+
+
+class SweepInput(Contract):
+    """Input of the workflow `DocumentSyncSweep`.
+
+    Attributes:
+        limit: Documents at most; default `NIGHTMILL_DOCUMENTS__SWEEP_LIMIT`.
+        account: Only this account's documents.
+    """
+
+    limit: int | None = Field(default=None, ge=1, le=100_000)
+    account: Name | None = None
+
+
+class SweepPick(Outcome):
+    """A document that a sweep is to start.
+
+    Attributes:
+        document_id: The document.
+        account: Its account, the fairness key.
+        weight: Its plan's weight.
+        delay: How long it is not yet due.
+    """
+
+    document_id: str
+    account: str
+    weight: float = 1.0
+    delay: timedelta = timedelta(0)
+
+
+class SweepPage(Outcome):
+    """Documents that were taken, in the order of their starts, and what the sweep has found so far.
+
+    Attributes:
+        picks: At most some hundred.
+        accounts_scanned: Accounts looked at.
+        accounts_enabled: Of these, those with automatic sync.
+        cap_hit: Whether due work was left behind.
+    """
+
+    picks: tuple[SweepPick, ...] = ()
+    accounts_scanned: int = 0
+    accounts_enabled: int = 0
+    cap_hit: bool = False
+
+
+class SweepSummary(Outcome):
+    """Result of the workflow `DocumentSyncSweep` (D20).
+
+    Attributes:
+        accounts_scanned: Accounts looked at.
+        accounts_enabled: Of these, those with automatic sync.
+        accounts_scheduled: Of these, those of which a document was taken.
+        enqueued: Documents whose sync was started.
+        skipped: Documents that were being synced already, or could not be started.
+        capacity_left: How many more the sweep could have taken.
+        cap_hit: Whether due work was left behind for the next sweep.
+    """
+
+    accounts_scanned: int = 0
+    accounts_enabled: int = 0
+    accounts_scheduled: int = 0
+    enqueued: int = 0
+    skipped: int = 0
+    capacity_left: int = 0
+    cap_hit: bool = False
+
+
+class CrawlLimits(Contract):
+    """Bounds of a crawl.
+
+    Attributes:
+        pages: Pages at most.
+        depth: Links at most between the start page and a page; of no account for sitemaps.
+        duration: Time at most.
+    """
+
+    pages: int = Field(default=500, ge=1, le=100_000)
+    depth: int = Field(default=3, ge=0, le=20)
+    duration: Duration = timedelta(hours=6)
+
+
+class CrawlInput(Contract):
+    """Input of the workflow `SiteCrawl`, which runs by the id `crawl/<crawl id>`.
+
+    Attributes:
+        account: Whose documents they become; it must exist.
+        collection: And in which collection.
+        start_url: A page, or a sitemap (`….xml`, `….xml.gz`).
+        limits: Bounds.
+    """
+
+    account: Name
+    collection: Name
+    start_url: str = Field(min_length=1, max_length=2_000)
+    limits: CrawlLimits = CrawlLimits()
+
+
+class CrawlProgress(Outcome):
+    """How a crawl stands; also the result of the workflow `SiteCrawl` and the answer of its query `progress`.
+
+    Attributes:
+        crawl_id: The crawl.
+        found: Links that belong to the site.
+        visited: Pages that were looked at.
+        added: Documents that are new.
+        known: Documents that were there before.
+        failed: Pages that could not be read.
+        refused: Pages that robots.txt or the guard keeps out.
+        limit_hit: The bound that ended it, if one did: `pages`, `depth` or `duration`.
+        ended_at: When it ended.
+    """
+
+    crawl_id: str
+    found: int = 0
+    visited: int = 0
+    added: int = 0
+    known: int = 0
+    failed: int = 0
+    refused: int = 0
+    limit_hit: Literal["pages", "depth", "duration"] | None = None
+    ended_at: datetime | None = None
