@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,8 @@ from sqlmodel import Column, Field
 BIG_KEY = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 WordT = TypeVar("WordT", bound=StrEnum)
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -53,6 +56,31 @@ class Word(TypeDecorator[WordT], Generic[WordT]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> WordT | None:
         """Give the enum back."""
         return None if value is None else self.words(value)
+
+
+class PageText(TypeDecorator[str]):
+    """Text of the web. It may hold what PostgreSQL refuses and SQLite takes, so neither gets to see it.
+
+    NULs are dropped, halves of surrogate pairs become U+FFFD, and what is longer than `limit` is cut.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Make it storable."""
+        return None if value is None else storable(value)[: self.limit]
+
+
+def storable(text: str) -> str:
+    """Return `text` without NULs, and with U+FFFD for each half of a surrogate pair."""
+    if not _UNSTORABLE.search(text):
+        return text
+    return _UNSTORABLE.sub("\ufffd", text.replace("\0", ""))
 
 
 def time_column(*, nullable: bool = True, index: bool = False) -> Any:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer, Text
+from sqlalchemy import JSON, ForeignKey, Index, Integer
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import MAX_NAME, SyncErrorCode, SyncResult, SyncStatus, SyncStep
-from nightmill.storage.columns import BIG_KEY, Word, time_column
+from nightmill.storage.columns import BIG_KEY, PageText, Word, time_column
+
+# Conditions ask for SQL's NULL; SQLAlchemy would write JSON's.
+_OPTIONAL_JSON = JSON(none_as_null=True)
 
 
 def _belongs_to(table: str) -> Any:
@@ -40,7 +43,7 @@ class AccountRow(SQLModel, table=True):
     name: str = Field(max_length=64, unique=True)
     plan: str | None = Field(default=None, max_length=64)
     auto_sync: bool = True
-    change_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    change_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(_OPTIONAL_JSON))
     applied_interval: float | None = None
     last_served_at: datetime | None = time_column()
     created_at: datetime = time_column(nullable=False)
@@ -91,21 +94,20 @@ class DocumentRow(SQLModel, table=True):
         UniqueConstraint("account_key", "collection", "link", name="uq_documents_link"),
         Index("ix_documents_due", "account_key", "next_sync_at"),
         Index("ix_documents_status", "sync_status", "last_sync_attempted_at"),
-        Index("ix_documents_undelivered", "sync_status", "content_fingerprint", "handled_fingerprint"),
     )
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
     id: str = Field(max_length=64, unique=True)
     account_key: int = _belongs_to("accounts")
     collection: str = Field(max_length=64)
-    external_link: str = Field(sa_column=Column(Text, nullable=False))
-    link: str = Field(sa_column=Column(Text, nullable=False))
+    external_link: str = Field(sa_column=Column(PageText, nullable=False))
+    link: str = Field(sa_column=Column(PageText, nullable=False))
     host: str = Field(max_length=300)
-    name: str | None = Field(default=None, max_length=MAX_NAME)
+    name: str | None = Field(default=None, sa_column=Column(PageText(MAX_NAME)))
     source_type: str | None = Field(default=None, max_length=32)
     enabled: bool = True
     interval: float | None = None
-    change_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    change_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(_OPTIONAL_JSON))
     content_fingerprint: str | None = Field(default=None, max_length=80)
     handled_fingerprint: str | None = Field(default=None, max_length=80)
     fingerprint_version: str | None = Field(default=None, max_length=80)
@@ -123,11 +125,11 @@ class DocumentRow(SQLModel, table=True):
     last_synced_at: datetime | None = time_column()
     last_sync_attempted_at: datetime | None = time_column()
     last_sync_error_code: SyncErrorCode | None = Field(default=None, sa_column=Column(Word(SyncErrorCode)))
-    last_sync_error_reason: str | None = Field(default=None, sa_column=Column(Text))
+    last_sync_error_reason: str | None = Field(default=None, sa_column=Column(PageText))
     queued_until: datetime | None = time_column()
     next_sync_at: datetime | None = time_column()
-    etag: str | None = Field(default=None, sa_column=Column(Text))
-    last_modified: str | None = Field(default=None, max_length=100)
+    etag: str | None = Field(default=None, sa_column=Column(PageText))
+    last_modified: str | None = Field(default=None, sa_column=Column(PageText))
     raw_hash: str | None = Field(default=None, max_length=64)
     last_full_fetch_at: datetime | None = time_column()
     consecutive_failures: int = 0
@@ -136,9 +138,9 @@ class DocumentRow(SQLModel, table=True):
     shrunk_fingerprint: str | None = Field(default=None, max_length=80)
     gone_on: date | None = None
     gone_days: int = 0
-    resolved_link: str | None = Field(default=None, sa_column=Column(Text))
-    page_link: str | None = Field(default=None, sa_column=Column(Text))
-    needs_attention: str | None = Field(default=None, sa_column=Column(Text))
+    resolved_link: str | None = Field(default=None, sa_column=Column(PageText))
+    page_link: str | None = Field(default=None, sa_column=Column(PageText))
+    needs_attention: str | None = Field(default=None, sa_column=Column(PageText))
     created_at: datetime = time_column(nullable=False)
 
 
@@ -148,8 +150,8 @@ class VersionRow(SQLModel, table=True):
     Attributes:
         fingerprint: Its fingerprint; the document's `content_fingerprint` names the present one.
         name: The title at that time.
-        content: Markdown, at most 200,000 characters.
-        stored_at: When it was first seen.
+        stored_at: When it was last stored: a text that comes back is the newest again.
+        content: Markdown, at most 200,000 characters. Last in the table: SQLite reads through what stands before.
     """
 
     __tablename__ = "document_versions"
@@ -158,9 +160,9 @@ class VersionRow(SQLModel, table=True):
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
     document_key: int = _belongs_to("documents")
     fingerprint: str = Field(max_length=80)
-    name: str | None = Field(default=None, max_length=MAX_NAME)
-    content: str = Field(sa_column=Column(Text, nullable=False))
+    name: str | None = Field(default=None, sa_column=Column(PageText(MAX_NAME)))
     stored_at: datetime = time_column(nullable=False)
+    content: str = Field(sa_column=Column(PageText, nullable=False))
 
 
 class DocumentEventRow(SQLModel, table=True):
@@ -183,7 +185,7 @@ class DocumentEventRow(SQLModel, table=True):
     at: datetime = time_column(nullable=False)
     result: SyncResult | None = Field(default=None, sa_column=Column(Word(SyncResult)))
     error_code: SyncErrorCode | None = Field(default=None, sa_column=Column(Word(SyncErrorCode)))
-    note: str | None = Field(default=None, sa_column=Column(Text))
+    note: str | None = Field(default=None, sa_column=Column(PageText))
     old_fingerprint: str | None = Field(default=None, max_length=80)
     new_fingerprint: str | None = Field(default=None, max_length=80)
     added: int | None = None
@@ -220,7 +222,7 @@ class HostRow(SQLModel, table=True):
     crawl_delay: float | None = None
     seconds: float | None = None
     failures: int = 0
-    robots: str | None = Field(default=None, sa_column=Column(Text))
+    robots: str | None = Field(default=None, sa_column=Column(PageText))
     robots_status: int | None = None
     robots_checked_at: datetime | None = time_column()
     robots_fetched_at: datetime | None = time_column()
@@ -241,7 +243,7 @@ class CrawlRow(SQLModel, table=True):
     id: str = Field(max_length=64, unique=True)
     account_key: int = _belongs_to("accounts")
     collection: str = Field(max_length=64)
-    start_url: str = Field(sa_column=Column(Text, nullable=False))
+    start_url: str = Field(sa_column=Column(PageText, nullable=False))
     limits: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     limit_hit: str | None = Field(default=None, max_length=32)
     created_at: datetime = time_column(nullable=False)
@@ -268,7 +270,7 @@ class CrawlPageRow(SQLModel, table=True):
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
     crawl_key: int = _belongs_to("crawls")
-    link: str = Field(sa_column=Column(Text, nullable=False))
+    link: str = Field(sa_column=Column(PageText, nullable=False))
     depth: int = Field(sa_column=Column(Integer, nullable=False))
     kind: str = Field(default="page", max_length=16)
     state: str = Field(default="waiting", max_length=16)

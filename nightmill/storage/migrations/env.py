@@ -3,7 +3,8 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import nightmill.storage.models  # noqa: F401 - fills the metadata
+import nightmill.storage.document_models
+import nightmill.storage.models  # noqa: F401 - both fill the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
