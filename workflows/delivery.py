@@ -8,8 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import ActivityError, ChildWorkflowError, FailureError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
     from activities.batches import BatchActivities
@@ -27,9 +26,7 @@ with workflow.unsafe.imports_passed_through():
         WorkflowHandler,
     )
 
-from workflows import policies
-
-EARLIER_RUN_LOOKS = timedelta(minutes=1)
+from workflows import handler_call, policies
 
 
 class HandlerDelivery:
@@ -78,7 +75,7 @@ class HandlerDelivery:
             try:
                 await self._call(self._handler)
             except (ActivityError, ChildWorkflowError) as error:
-                await self._fail(f"handler: {_reason(error)}")
+                await self._fail(handler_call.failed(error))
             else:
                 self.attention = None
                 self._show("delivered")
@@ -108,9 +105,7 @@ class HandlerDelivery:
         ):
             return
         if isinstance(handler, ActivityHandler):
-            config = policies.titled(policies.HOST_ACTIVITY, "completion handler")
-            config["task_queue"] = handler.task_queue
-            await workflow.execute_activity(handler.type, payload, **config)
+            await handler_call.call_activity(handler, payload, title="completion handler")
         else:
             await self._run_workflow(handler, payload)
         await workflow.execute_activity_method(
@@ -121,32 +116,19 @@ class HandlerDelivery:
 
     async def _run_workflow(self, handler: WorkflowHandler, payload: HandlerPayload) -> None:
         """Run the host's workflow under an id that only one run can succeed by."""
-        try:
-            child = await workflow.start_child_workflow(
-                handler.type,
-                payload,
-                id=ids.handler_workflow_id(payload.batch_id),
-                task_queue=handler.task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
-                static_summary=f"completion handler of batch {payload.batch_id}",
-            )
-        except WorkflowAlreadyStartedError:
+        child = await handler_call.start_workflow(
+            handler,
+            payload,
+            workflow_id=ids.handler_workflow_id(payload.batch_id),
+            title=f"completion handler of batch {payload.batch_id}",
+        )
+        if child is None:
             await self._await_earlier_run(ids.handler_workflow_id(payload.batch_id))
             return
-        running = asyncio.ensure_future(child)
-        with suppress(asyncio.TimeoutError):
-            await workflow.wait_condition(
-                running.done, timeout=policies.HANDLER_PATIENCE, timeout_summary="handler's patience"
-            )
-        if not running.done():
-            await self._fail(
-                f"handler: workflow {handler.type!r} on {handler.task_queue!r} has not finished in "
-                f"{policies.HANDLER_PATIENCE}; does a worker run it?"
-            )
+        if not await handler_call.ends_in_time(child):
+            await self._fail(handler_call.overdue(handler))
             self._show("calling")
-        await running
+        await child
 
     async def _await_earlier_run(self, workflow_id: str) -> None:
         """Wait for the handler that an earlier run of this batch's workflow started and no longer has as a child."""
@@ -154,7 +136,7 @@ class HandlerDelivery:
             handler_workflow_finished, workflow_id, **policies.titled(policies.DATABASE_WRITE, "look at the handler")
         ):
             self._keep_history_short()
-            await workflow.sleep(EARLIER_RUN_LOOKS, summary="handler of an earlier run")
+            await workflow.sleep(handler_call.EARLIER_RUN_LOOKS, summary="handler of an earlier run")
 
     def _keep_history_short(self) -> None:
         """Go on in a new run before a handler that takes weeks has filled this one's history; called between calls."""
@@ -180,11 +162,3 @@ class HandlerDelivery:
     def _show(self, state: str) -> None:
         self.state = state
         self._on_change()
-
-
-def _reason(error: FailureError) -> str:
-    """Return the innermost failure's message, where the host's own words are."""
-    cause: BaseException = error
-    while isinstance(cause, FailureError) and cause.cause is not None:
-        cause = cause.cause
-    return str(cause)
