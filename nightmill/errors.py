@@ -36,6 +36,7 @@
         │   └── PageUnsupported     not a text document
         ├── AccountNotFound
         ├── DocumentNotFound
+        ├── SyncSuperseded          another attempt syncs the document by now
         ├── CrawlNotFound
         ├── BatchNotFound
         ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
@@ -51,7 +52,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
 
 class NightmillError(Exception):
@@ -180,9 +181,17 @@ class PageFetchFailed(PageUnavailable):
 
 
 class HostBusy(TransientError):
-    """It is not this request's turn at the host; `retry_after` says when. Not a failure of anything."""
+    """It is not this request's turn at the host; `retry_after` says when. Not a failure of anything.
+
+    Attributes:
+        ticket: The place in the host's line, to come back with.
+    """
 
     code = "host_busy"
+
+    def __init__(self, message: str, *, retry_after: timedelta, ticket: datetime | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.ticket = ticket
 
 
 class ExtractorUnavailable(TransientError):
@@ -317,6 +326,12 @@ class DocumentNotFound(PermanentError):
     """No document has this id."""
 
     code = "document_not_found"
+
+
+class SyncSuperseded(PermanentError):
+    """Another attempt syncs the document by now; what this one wanted to write was not written."""
+
+    code = "sync_superseded"
 
 
 class CrawlNotFound(PermanentError):

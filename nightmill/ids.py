@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -17,6 +18,12 @@ _DOCUMENT = "document/"
 _CRAWL = "crawl/"
 
 SYNC_SWEEP_SCHEDULE = "nightmill-sync-sweep"
+
+ACCOUNT_ATTRIBUTE = "NightmillAccount"
+TRIGGER_ATTRIBUTE = "NightmillTrigger"
+"""Names of the search attributes that whoever starts a sync gives it."""
+
+_LONGEST_FAIRNESS_KEY = 64  # bytes: docs.temporal.io/develop/task-queue-priority-fairness (read 2026-11)
 
 
 def new_id() -> str:
@@ -119,3 +126,10 @@ def _inner(workflow_id: str, prefix: str, rule: str) -> str:
     if not workflow_id.startswith(prefix) or not _ID.fullmatch(workflow_id.removeprefix(prefix)):
         raise InvalidInput(f"workflow id {workflow_id[:80]!r}: {rule}, [A-Za-z0-9_-]{{1,64}}")
     return workflow_id.removeprefix(prefix)
+
+
+def fairness_key(account: str) -> str:
+    """Return Temporal's fairness key for an account: its name, or a hash of one that is too long in UTF-8."""
+    if len(account.encode()) <= _LONGEST_FAIRNESS_KEY:
+        return account
+    return hashlib.sha256(account.encode()).hexdigest()

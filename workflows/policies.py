@@ -71,6 +71,34 @@ WEBHOOK_CALL = ActivityConfig(
 )  # fmt: skip
 """Post to the host: 5, 15, 45, 120 s apart, then it needs attention and is tried again at long intervals."""
 
+PAGE_SYNC = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=1)
+    ),
+)
+"""One attempt at a page: its failures say themselves when to try again and when to give up; what they cannot say,
+that a worker died or the database is away, costs no attempt of theirs."""
+
+SWEEPING = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
+    ),
+)
+"""Choose or start up to some hundred documents: tried until the database, or Temporal, is there."""
+
+CRAWLING = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=1)
+    ),
+)
+"""Look at some pages of a site; what was seen before an attempt died is not looked at again."""
+
 HOST_ACTIVITY = ActivityConfig(
     schedule_to_start_timeout=timedelta(minutes=15),
     start_to_close_timeout=timedelta(hours=1),

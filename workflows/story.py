@@ -9,7 +9,16 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from nightmill.contracts import BatchStatus, BatchSummary, Counts, Progress
+    from nightmill import ids
+    from nightmill.contracts import (
+        BatchStatus,
+        BatchSummary,
+        Counts,
+        CrawlProgress,
+        Progress,
+        SweepSummary,
+        SyncOutcome,
+    )
 
 if TYPE_CHECKING:
     from workflows.following import ProviderBatchFollower
@@ -17,10 +26,11 @@ if TYPE_CHECKING:
 PROVIDER = SearchAttributeKey.for_keyword("NightmillProvider")
 MODEL = SearchAttributeKey.for_keyword("NightmillModel")
 STATUS = SearchAttributeKey.for_keyword("NightmillStatus")
-ACCOUNT = SearchAttributeKey.for_keyword("NightmillAccount")
+ACCOUNT = SearchAttributeKey.for_keyword(ids.ACCOUNT_ATTRIBUTE)
+TRIGGER = SearchAttributeKey.for_keyword(ids.TRIGGER_ATTRIBUTE)
 NEEDS_ATTENTION = SearchAttributeKey.for_bool("NightmillNeedsAttention")
 
-SEARCH_ATTRIBUTES = (PROVIDER, MODEL, STATUS, ACCOUNT, NEEDS_ATTENTION)
+SEARCH_ATTRIBUTES = (PROVIDER, MODEL, STATUS, ACCOUNT, TRIGGER, NEEDS_ATTENTION)
 
 
 def progress_of(batch_id: str, round_: int, parts: int, follower: ProviderBatchFollower) -> Progress:
@@ -94,6 +104,41 @@ def show_summary(summary: BatchSummary, handler: str) -> None:
     ]
     if summary.reason:
         rows.append(("reason", summary.reason))
+    _write(rows)
+
+
+def show_sync(outcome: SyncOutcome) -> None:
+    """Write what came of a document's sync, as Markdown."""
+    rows = [("result", outcome.result.value)]
+    if outcome.error_code is not None:
+        rows.append(("error", outcome.error_code.value))
+    if outcome.reason is not None:
+        rows.append(("reason", outcome.reason))
+    if outcome.link is not None:
+        rows.append(("link", outcome.link))
+    rows += [("account", outcome.account or ""), ("attempts", str(outcome.attempt))]
+    _write(rows)
+
+
+def show_sweep(summary: SweepSummary, *, of: int) -> None:
+    """Write how far a sweep has come, as Markdown."""
+    rows = [
+        ("started", f"{summary.enqueued:,} of {of:,}"),
+        ("skipped", f"{summary.skipped:,}"),
+        ("accounts", f"{summary.accounts_scheduled:,} of {summary.accounts_enabled:,}"),
+    ]
+    if summary.cap_hit:
+        rows.append(("left for the next sweep", "yes"))
+    _write(rows)
+
+
+def show_crawl(progress: CrawlProgress) -> None:
+    """Write how a crawl stands, as Markdown."""
+    rows = [
+        (name, f"{getattr(progress, name):,}") for name in ("found", "visited", "added", "known", "failed", "refused")
+    ]
+    if progress.limit_hit:
+        rows.append(("ended by its bound of", progress.limit_hit))
     _write(rows)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from nightmill.contracts.base import Contract, Duration, Outcome
 from nightmill.contracts.handlers import CompletionHandler
@@ -97,6 +97,11 @@ class Trigger(StrEnum):
 
     MANUAL = "manual"
     SWEEP = "sweep"
+
+    @property
+    def priority(self) -> int:
+        """Temporal's priority of the work, 1 the highest: "sync now" goes before batches (3) and they before sweeps."""
+        return 1 if self is Trigger.MANUAL else 5
 
 
 class DocumentSyncInput(Contract):
@@ -243,22 +248,6 @@ class SweepPick(Outcome):
     delay: timedelta = timedelta(0)
 
 
-class SweepPage(Outcome):
-    """Documents that were taken, in the order of their starts, and what the sweep has found so far.
-
-    Attributes:
-        picks: At most some hundred.
-        accounts_scanned: Accounts looked at.
-        accounts_enabled: Of these, those with automatic sync.
-        cap_hit: Whether due work was left behind.
-    """
-
-    picks: tuple[SweepPick, ...] = ()
-    accounts_scanned: int = 0
-    accounts_enabled: int = 0
-    cap_hit: bool = False
-
-
 class SweepSummary(Outcome):
     """Result of the workflow `DocumentSyncSweep` (D20).
 
@@ -323,10 +312,12 @@ class CrawlProgress(Outcome):
         failed: Pages that could not be read.
         refused: Pages that robots.txt or the guard keeps out.
         limit_hit: The bound that ended it, if one did: `pages`, `depth` or `duration`.
+        created_at: When it began.
         ended_at: When it ended.
     """
 
     crawl_id: str
+    created_at: datetime | None = None
     found: int = 0
     visited: int = 0
     added: int = 0
@@ -335,3 +326,90 @@ class CrawlProgress(Outcome):
     refused: int = 0
     limit_hit: Literal["pages", "depth", "duration"] | None = None
     ended_at: datetime | None = None
+
+
+class CrawlStep(Outcome):
+    """What one look at a site came to.
+
+    Attributes:
+        progress: How the crawl stands.
+        wait: How long it is not our turn at the site's host.
+        is_done: Whether nothing is left.
+    """
+
+    progress: CrawlProgress
+    wait: timedelta | None = None
+    is_done: bool = False
+
+
+class CrawlRef(Contract):
+    """Input of the activities of a crawl.
+
+    Attributes:
+        crawl_id: The crawl.
+        asked: The workflow's input; given to `begin_crawl`.
+        limit_hit: The bound that ended it; given to `end_crawl`.
+        now: The workflow's present.
+    """
+
+    crawl_id: DocumentId
+    asked: CrawlInput | None = None
+    limit_hit: Literal["pages", "depth", "duration"] | None = None
+    now: AwareDatetime
+
+
+class TakeInput(Contract):
+    """Input of `take_due_documents`; a second run with the same sweep finds what the first one took.
+
+    Attributes:
+        sweep_id: The sweep's workflow run.
+        limit: Documents at most; None: as the settings say.
+        account: Only this account's documents.
+    """
+
+    sweep_id: str
+    limit: int | None = None
+    account: Name | None = None
+
+
+class SweepTaken(Outcome):
+    """What a sweep has taken.
+
+    Attributes:
+        accounts_scanned: Accounts looked at.
+        accounts_enabled: Of these, those with automatic sync.
+        accounts_scheduled: Of these, those of which a document was taken.
+        taken: Documents that were taken.
+        capacity_left: How many more could have been.
+        cap_hit: Whether due work was left behind.
+    """
+
+    accounts_scanned: int = 0
+    accounts_enabled: int = 0
+    accounts_scheduled: int = 0
+    taken: int = 0
+    capacity_left: int = 0
+    cap_hit: bool = False
+
+
+class StartInput(Contract):
+    """Input of `start_document_syncs`: which of the documents that a sweep has taken.
+
+    Attributes:
+        sweep_id: The sweep.
+        first: Position of the first one, 0 being the sweep's first.
+        count: How many.
+        task_queue: Where their workflows run.
+    """
+
+    sweep_id: str
+    first: int = Field(ge=0)
+    count: int = Field(ge=1, le=1_000)
+    task_queue: str
+
+
+class StartOutcome(Outcome):
+    """How many syncs were started, and how many documents were being synced already or are gone."""
+
+    enqueued: int = 0
+    skipped: int = 0

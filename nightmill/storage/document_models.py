@@ -125,7 +125,7 @@ class DocumentRow(SQLModel, table=True):
     last_synced_at: datetime | None = time_column()
     last_sync_attempted_at: datetime | None = time_column()
     last_sync_error_code: SyncErrorCode | None = Field(default=None, sa_column=Column(Word(SyncErrorCode)))
-    last_sync_error_reason: str | None = Field(default=None, sa_column=Column(PageText))
+    last_sync_error_reason: str | None = Field(default=None, sa_column=Column(PageText(500)))
     queued_until: datetime | None = time_column()
     next_sync_at: datetime | None = time_column()
     etag: str | None = Field(default=None, sa_column=Column(PageText))
@@ -140,7 +140,7 @@ class DocumentRow(SQLModel, table=True):
     gone_days: int = 0
     resolved_link: str | None = Field(default=None, sa_column=Column(PageText))
     page_link: str | None = Field(default=None, sa_column=Column(PageText))
-    needs_attention: str | None = Field(default=None, sa_column=Column(PageText))
+    needs_attention: str | None = Field(default=None, sa_column=Column(PageText(1_000)))
     created_at: datetime = time_column(nullable=False)
 
 
@@ -185,7 +185,7 @@ class DocumentEventRow(SQLModel, table=True):
     at: datetime = time_column(nullable=False)
     result: SyncResult | None = Field(default=None, sa_column=Column(Word(SyncResult)))
     error_code: SyncErrorCode | None = Field(default=None, sa_column=Column(Word(SyncErrorCode)))
-    note: str | None = Field(default=None, sa_column=Column(PageText))
+    note: str | None = Field(default=None, sa_column=Column(PageText(500)))
     old_fingerprint: str | None = Field(default=None, max_length=80)
     new_fingerprint: str | None = Field(default=None, max_length=80)
     added: int | None = None

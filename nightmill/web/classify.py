@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import re
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,9 +23,10 @@ from nightmill.errors import (
     RequestRefused,
 )
 from nightmill.web.library import httpx
+from nightmill.web.resolver import NameStalled, NameUnresolved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # What the providers' own SDKs retry (openai 3.54, anthropic 2.12), and 425 (RFC 8470).
 RETRIABLE_STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})
@@ -193,6 +196,10 @@ def unreadable_answer(
     return ProviderUnavailable(redact(f"{where}: {what}"), http_status=status)
 
 
+Failure = Callable[[httpx.HTTPError, str], NightmillError]
+"""Makes our error of a failed exchange and the place where it failed, the begin of the message."""
+
+
 def error_for_transport(error: httpx.HTTPError, *, where: str, redact: Redactor) -> NightmillError:
     """Return the error that a failed exchange means: `ProviderUnreachable` only if nothing can have been sent.
 
@@ -205,6 +212,44 @@ def error_for_transport(error: httpx.HTTPError, *, where: str, redact: Redactor)
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return RequestRefused(f"{where}: the request cannot be expressed in HTTP ({type(error).__name__})")
     return AnswerLost(redact(f"{where}: the connection was lost, no whole answer came ({_reason(error)})"))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why an exchange failed.
+
+    Attributes:
+        word: `dns`, `tls`, `connect`, `reset`, `read`, `write`, `protocol`, or `busy` where it never began.
+        timed_out: Whether it took too long.
+    """
+
+    word: str
+    timed_out: bool = False
+
+
+def trouble_of(error: httpx.HTTPError) -> Trouble:
+    """Return why an exchange failed, by the types of the error and its causes."""
+    timed_out = isinstance(error, httpx.TimeoutException)
+    if isinstance(error, httpx.PoolTimeout):
+        return Trouble("busy")
+    if any(isinstance(cause, (NameStalled, NameUnresolved)) for cause in _causes(error)):
+        return Trouble("dns", timed_out)
+    if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+        return Trouble("tls", timed_out)
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Trouble("connect", timed_out)
+    if timed_out:
+        return Trouble("write" if isinstance(error, httpx.WriteTimeout) else "read", timed_out)
+    return Trouble("reset" if isinstance(error, httpx.NetworkError) else "protocol")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    at: BaseException | None = error
+    for _ in range(10):
+        if at is None:
+            return
+        yield at
+        at = at.__cause__ or at.__context__
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -33,20 +33,41 @@ for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+_allowance: ContextVar[_Allowance | None] = ContextVar("allowance", default=None)
+
+# h11 ends a single head at 100 KiB, but takes any number of informational answers (1xx) before it. What is read
+# includes the begin of the body.
+MAX_HEAD = 256 * 1024
+"""Bytes that are read at most before an answer's headers are complete."""
+
+
+class _Allowance:
+    """How many more bytes may be read."""
+
+    def __init__(self, bytes_left: int) -> None:
+        self._left = bytes_left
+
+    def take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise httpcore.RemoteProtocolError("too many bytes before the answer")
+
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
 @contextmanager
-def within(left: timedelta | None) -> Iterator[None]:
-    """End every wait on a connection in this block when `left` is over; None sets no bound.
+def within(left: timedelta | None, *, max_bytes: int | None = None) -> Iterator[None]:
+    """End every wait on a connection in this block when `left` is over, or `max_bytes` are read; None sets no bound.
 
     httpx bounds each single read, so a peer that sends one byte now and then holds a thread for ever; this does not.
     """
     token = _deadline.set(None if left is None else time.monotonic() + left.total_seconds())
+    bytes_token = _allowance.set(None if max_bytes is None else _Allowance(max_bytes))
     try:
         yield
     finally:
+        _allowance.reset(bytes_token)
         _deadline.reset(token)
 
 
@@ -65,7 +86,11 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _bounded(timeout, httpcore.ReadTimeout))
+        data = self._stream.read(max_bytes, _bounded(timeout, httpcore.ReadTimeout))
+        allowance = _allowance.get()
+        if allowance is not None:
+            allowance.take(len(data))
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from datetime import timedelta
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from nightmill.errors import NightmillError
 from nightmill.web.bodies import decoded
-from nightmill.web.classify import Redactor, error_for_answer, error_for_transport
+from nightmill.web.classify import Failure, Redactor, error_for_answer, error_for_transport
 from nightmill.web.connection import within
 from nightmill.web.library import httpx
 
@@ -41,6 +42,7 @@ class Download:
         max_bytes: int,
         where: str,
         redact: Redactor,
+        failure: Failure | None = None,
         redirects: tuple[str, ...] = (),
     ) -> None:
         self.redirects = redirects
@@ -50,7 +52,7 @@ class Download:
         finalizer = weakref.finalize(self, response.close)
         finalizer.atexit = False
         self.close: Callable[[], object] = finalizer
-        raw = _timed(response, deadline, where, redact)
+        raw = _timed(response, deadline, where, failure or functools.partial(_failure, redact))
         self._pieces = decoded(raw, encoding=self.headers.get("content-encoding", ""), max_bytes=max_bytes, where=where)
 
     def __iter__(self) -> Self:
@@ -97,7 +99,11 @@ def header_dict(response: httpx.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def _timed(response: httpx.Response, budget: timedelta, where: str, redact: Redactor) -> Generator[bytes, None, None]:
+def _failure(redact: Redactor, error: httpx.HTTPError, where: str) -> NightmillError:
+    return error_for_transport(error, where=where, redact=redact)
+
+
+def _timed(response: httpx.Response, budget: timedelta, where: str, failure: Failure) -> Generator[bytes, None, None]:
     """Yield the body as it came over the wire; waits in all for `budget` at most."""
     left = budget
     chunks = response.iter_raw()
@@ -107,7 +113,7 @@ def _timed(response: httpx.Response, budget: timedelta, where: str, redact: Reda
             with within(left):
                 chunk = next(chunks, None)
         except httpx.HTTPError as error:
-            raise error_for_transport(error, where=where, redact=redact) from None
+            raise failure(error, where) from None
         left -= timedelta(seconds=time.monotonic() - started)
         if chunk is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
@@ -17,14 +18,17 @@ from urllib.parse import unquote
 from nightmill.errors import AddressRefused, RequestRefused
 from nightmill.web.addresses import refusal_reason
 from nightmill.web.classify import RETRIABLE_STATUSES, Redactor, error_for_transport
-from nightmill.web.connection import SocketOption, open_client, within
+from nightmill.web.connection import MAX_HEAD, SocketOption, open_client, within
 from nightmill.web.download import Download, refusal
 from nightmill.web.library import httpcore, httpx
 from nightmill.web.resolver import Resolver
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from nightmill.errors import NightmillError
+    from nightmill.web.classify import Failure
 
 WEB_PORTS = frozenset({80, 443})
 
@@ -123,30 +127,44 @@ class GuardedClient:
             max_bytes: Bound on the decoded body.
             max_redirects: Redirects that are followed.
         """
-        target, sent = checked_url(url), dict(headers or {})
-        passed: list[str] = []
-        ends = time.monotonic() + deadline.total_seconds()
-        while True:
-            where = _shown(f"GET {target.scheme}://{target.netloc.decode()}{target.path}")
-            response = self._send(
-                self._client.build_request("GET", target, headers=sent), where, Redactor(), within_seconds=ends
-            )
-            left = timedelta(seconds=ends - time.monotonic())
-            if response.status_code not in _REDIRECTS or "location" not in response.headers:
-                break
-            response.close()
-            passed.append(str(target))
-            if len(passed) > max_redirects:
-                raise RequestRefused(f"{where}: more than {max_redirects} redirects")
-            following = _following(target, response.headers["location"], where)
-            if _origin(following) != _origin(target):
-                sent = {name: value for name, value in sent.items() if name.lower() in _HARMLESS}
-            target = following
-        if not (200 <= response.status_code < 300 or response.status_code == 304):
-            raise refusal(response, where=where, redact=Redactor(), retriable_statuses=RETRIABLE_STATUSES)
-        return Download(
-            response, deadline=left, max_bytes=max_bytes, where=where, redact=Redactor(), redirects=tuple(passed)
+        last = self._last_answer(
+            url, headers=headers, deadline=deadline, max_redirects=max_redirects, before_hop=None, failure=_failure
         )
+        if not (200 <= last.response.status_code < 300 or last.response.status_code == 304):
+            raise refusal(last.response, where=last.where, redact=Redactor(), retriable_statuses=RETRIABLE_STATUSES)
+        return last.download(max_bytes, _failure)
+
+    def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        deadline: timedelta,
+        max_bytes: int,
+        max_redirects: int = 5,
+        before_hop: Callable[[str], None] | None = None,
+        failure: Failure,
+    ) -> Download:
+        """GET, following redirects, and return the last answer, whatever its status.
+
+        Args:
+            url: See `fetch`.
+            headers: See `fetch`.
+            deadline: For all waiting on peers; what `before_hop` takes is not counted.
+            max_bytes: Bound on the decoded body.
+            max_redirects: Redirects that are followed; `RequestRefused` for more, and for one to no address.
+            before_hop: Called with the address before each request; what it raises is passed on.
+            failure: Makes the error of an exchange that failed.
+        """
+        last = self._last_answer(
+            url,
+            headers=headers,
+            deadline=deadline,
+            max_redirects=max_redirects,
+            before_hop=before_hop,
+            failure=failure,
+        )
+        return last.download(max_bytes, failure)
 
     def post(
         self,
@@ -167,20 +185,79 @@ class GuardedClient:
         redact = Redactor(frozenset({rest, *parts}))
         where = _shown(f"POST {target.scheme}://{target.netloc.decode()}")
         request = self._client.build_request("POST", target, headers=dict(headers), content=content)
-        response = self._send(request, where, redact, within_seconds=time.monotonic() + deadline.total_seconds())
+        response = self._send(
+            request,
+            where,
+            lambda error, where: error_for_transport(error, where=where, redact=redact),
+            within_seconds=time.monotonic() + deadline.total_seconds(),
+        )
         if not 200 <= response.status_code < 300:
             raise refusal(response, where=where, redact=redact, retriable_statuses=RETRIABLE_STATUSES)
         response.close()
         return response.status_code
 
-    def _send(self, request: httpx.Request, where: str, redact: Redactor, *, within_seconds: float) -> httpx.Response:
+    def _last_answer(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        deadline: timedelta,
+        max_redirects: int,
+        before_hop: Callable[[str], None] | None,
+        failure: Failure,
+    ) -> _Answer:
+        target, sent = checked_url(url), dict(headers or {})
+        passed: list[str] = []
+        ends = time.monotonic() + deadline.total_seconds()
+        while True:
+            if before_hop is not None:
+                asked = time.monotonic()
+                before_hop(str(target))
+                ends += time.monotonic() - asked
+            where = _shown(f"GET {target.scheme}://{target.netloc.decode()}{target.path}")
+            request = self._client.build_request("GET", target, headers=sent)
+            response = self._send(request, where, failure, within_seconds=ends)
+            left = timedelta(seconds=ends - time.monotonic())
+            if response.status_code not in _REDIRECTS or "location" not in response.headers:
+                return _Answer(response, where, left, tuple(passed))
+            response.close()
+            passed.append(str(target))
+            if len(passed) > max_redirects:
+                raise RequestRefused(f"{where}: more than {max_redirects} redirects")
+            following = _following(target, response.headers["location"], where)
+            if _origin(following) != _origin(target):
+                sent = {name: value for name, value in sent.items() if name.lower() in _HARMLESS}
+            target = following
+
+    def _send(self, request: httpx.Request, where: str, failure: Failure, *, within_seconds: float) -> httpx.Response:
         try:
-            with within(timedelta(seconds=within_seconds - time.monotonic())):
+            with within(timedelta(seconds=within_seconds - time.monotonic()), max_bytes=MAX_HEAD):
                 return self._client.send(request, stream=True)
         except AddressRefused as error:
             raise AddressRefused(f"{where}: {error}") from None
         except httpx.HTTPError as error:
-            raise error_for_transport(error, where=where, redact=redact) from None
+            raise failure(error, where) from None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The answer after the last redirect, its body not yet read."""
+
+    response: httpx.Response
+    where: str
+    left: timedelta
+    redirects: tuple[str, ...]
+
+    def download(self, max_bytes: int, failure: Failure) -> Download:
+        return Download(
+            self.response,
+            deadline=self.left,
+            max_bytes=max_bytes,
+            where=self.where,
+            redact=Redactor(),
+            failure=failure,
+            redirects=self.redirects,
+        )
 
 
 def guarded_client(
@@ -190,6 +267,8 @@ def guarded_client(
     resolver: Resolver | None = None,
     connector: httpcore.NetworkBackend | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: timedelta = timedelta(seconds=10),
+    read_timeout: timedelta = timedelta(seconds=30),
     max_connections: int = 100,
 ) -> GuardedClient:
     """Open a guarded client; the caller closes it.
@@ -200,6 +279,8 @@ def guarded_client(
         resolver: Looks names up.
         connector: Makes the connection to the judged address.
         ssl_context: Other roots than the usual ones.
+        connect_timeout: To look a name up and connect.
+        read_timeout: For the next bytes of an answer.
         max_connections: Connections at once. A request holds its place while its name is looked up: keep it above the
             number of threads, or names that stall keep everybody out.
     """
@@ -212,7 +293,9 @@ def guarded_client(
     client = open_client(
         backend=backend,
         ssl_context=ssl_context,
-        timeout=httpx.Timeout(connect=10, read=30, write=30, pool=10),
+        timeout=httpx.Timeout(
+            connect=connect_timeout.total_seconds(), read=read_timeout.total_seconds(), write=30, pool=10
+        ),
         max_connections=max_connections,
         keep_alive=False,  # a connection that stays open outlives the judgement of its address
     )
@@ -240,11 +323,19 @@ def checked_url(text: str) -> httpx.URL:
 
 def _following(current: httpx.URL, location: str, where: str) -> httpx.URL:
     try:
-        return checked_url(str(current.join(location)))
+        following = str(current.join(location))
     except httpx.InvalidURL:
-        raise AddressRefused(f"{where}: redirects to something that is no address") from None
+        raise RequestRefused(f"{where}: redirects to something that is no address") from None
+    if len(following) > _MAX_URL:
+        raise RequestRefused(f"{where}: redirects to an address of more than {_MAX_URL:,} characters")
+    try:
+        return checked_url(following)
     except AddressRefused as error:
         raise AddressRefused(f"{where}: redirects: {error}") from None
+
+
+def _failure(error: httpx.HTTPError, where: str) -> NightmillError:
+    return error_for_transport(error, where=where, redact=Redactor())
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -10,6 +10,15 @@ from datetime import timedelta
 
 from nightmill.web.library import httpcore
 
+
+class NameUnresolved(httpcore.ConnectError):
+    """A name has no address, or none can be asked for."""
+
+
+class NameStalled(httpcore.ConnectTimeout):
+    """A name server does not answer in time."""
+
+
 Lookup = Callable[[str], Sequence[str]]
 """From a host name to its addresses as text; may block and may raise `OSError`."""
 
@@ -49,18 +58,18 @@ class Resolver:
         """Return the addresses of `host`, at least one.
 
         Raises:
-            httpcore.ConnectError: There is none, or too many lookups are running.
-            httpcore.ConnectTimeout: The answer takes too long.
+            NameUnresolved: There is none, or too many lookups are running.
+            NameStalled: The answer takes too long.
         """
         answer = self._start(host)
         try:
             found = answer.result(self._lifetime if timeout is None else min(timeout, self._lifetime))
         except TimeoutError:
-            raise httpcore.ConnectTimeout(f"the name {host} is not resolved in time") from None
+            raise NameStalled(f"the name {host} is not resolved in time") from None
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"the name {host} does not resolve") from error
+            raise NameUnresolved(f"the name {host} does not resolve") from error
         if not found:
-            raise httpcore.ConnectError(f"the name {host} has no address")
+            raise NameUnresolved(f"the name {host} has no address")
         return found
 
     def _start(self, host: str) -> Future[Sequence[str]]:
@@ -69,7 +78,7 @@ class Resolver:
             if running is not None:
                 return running
             if len(self._running) >= self._max_running:
-                raise httpcore.ConnectError("too many names are being looked up")
+                raise NameUnresolved("too many names are being looked up")
             answer = self._running[host] = Future()
         threading.Thread(target=self._run, args=(host, answer), name=f"lookup {host[:80]}", daemon=True).start()
         return answer

@@ -1,0 +1,121 @@
+"""The steps of a sweep: take what is due, start it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from nightmill.documents.sweeping import Sweeper
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import (
+    Priority,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from activities.boundary import temporal_errors
+from activities.heartbeats import tell
+from nightmill import ids, telemetry
+from nightmill.contracts import (
+    DocumentSyncInput,
+    StartInput,
+    StartOutcome,
+    SweepPick,
+    SweepSummary,
+    SweepTaken,
+    SyncOutcome,
+    SyncResult,
+    TakeInput,
+    Trigger,
+)
+from nightmill.failpoints import fail_point
+
+AT_ONCE = 8
+"""Starts on their way at the same time: Temporal's answers take longer than our questions."""
+
+_ACCOUNT = SearchAttributeKey.for_keyword(ids.ACCOUNT_ATTRIBUTE)
+_TRIGGER = SearchAttributeKey.for_keyword(ids.TRIGGER_ATTRIBUTE)
+
+
+@dataclass(frozen=True)
+class SweepActivities:
+    """Start the syncs that are due.
+
+    Attributes:
+        sweeper: Chooses and marks.
+    """
+
+    sweeper: Sweeper
+
+    @activity.defn
+    def take_due_documents(self, asked: TakeInput) -> SweepTaken:
+        """Mark what is due, in fair order; a second run finds what the first one took."""
+        with temporal_errors():
+            taken = self.sweeper.take(asked, now=datetime.now(UTC))
+            fail_point("sweep.taken")
+            return taken
+
+    @activity.defn
+    async def start_document_syncs(self, asked: StartInput) -> StartOutcome:
+        """Start a page of what the sweep took; a second run finds those that run, and starts the others."""
+        with temporal_errors():
+            picks = await asyncio.to_thread(self.sweeper.picks, asked.sweep_id, first=asked.first, count=asked.count)
+            client, gate = activity.client(), asyncio.Semaphore(AT_ONCE)
+            done = 0
+
+            async def start(pick: SweepPick) -> bool:
+                nonlocal done
+                async with gate:
+                    is_new = await _start(client, pick, asked.task_queue)
+                done += 1
+                tell({"started": asked.first + done})
+                if done == asked.count // 2:
+                    fail_point("sweep.half_started")
+                return is_new
+
+            started = await asyncio.gather(*(start(pick) for pick in picks))
+            fail_point("sweep.started")
+            await asyncio.to_thread(
+                self.sweeper.settle, [p.document_id for p, new in zip(picks, started, strict=True) if not new]
+            )
+            return StartOutcome(enqueued=sum(started), skipped=asked.count - sum(started))
+
+    @activity.defn
+    def record_sweep(self, summary: SweepSummary) -> None:
+        """Write the sweep's one log record."""
+        activity.logger.info("document sweep", extra=summary.model_dump())
+
+
+async def _start(client: Client, pick: SweepPick, task_queue: str) -> bool:
+    """Start one sync; False: it is being synced already."""
+    try:
+        await client.start_workflow(
+            "DocumentSync",
+            DocumentSyncInput(document_id=pick.document_id, trigger=Trigger.SWEEP),
+            id=ids.document_workflow_id(pick.document_id),
+            task_queue=task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            start_delay=pick.delay or None,
+            priority=Priority(
+                priority_key=Trigger.SWEEP.priority,
+                fairness_key=ids.fairness_key(pick.account),
+                fairness_weight=pick.weight,
+            ),
+            search_attributes=TypedSearchAttributes(
+                [SearchAttributePair(_ACCOUNT, pick.account), SearchAttributePair(_TRIGGER, Trigger.SWEEP.value)]
+            ),
+            static_summary=f"sweep: {pick.account}",
+        )
+    except WorkflowAlreadyStartedError:
+        telemetry.record_sync(
+            SyncOutcome(document_id=pick.document_id, account=pick.account, result=SyncResult.ALREADY_SYNCING)
+        )
+        return False
+    return True
