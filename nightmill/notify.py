@@ -41,12 +41,14 @@ class Notification:
         body: Some lines of plain text, without secrets, prompts or completions.
         component: Which part speaks: `batches`, `reconciler`, …
         batch_id: The batch it is about, if it is about one.
+        document_id: The document it is about, if it is about one.
     """
 
     subject: str
     body: str
     component: str
     batch_id: str | None = None
+    document_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,7 @@ class Notifier:
                 "body": notification.body,
                 "component": notification.component,
                 "batch_id": notification.batch_id,
+                "document_id": notification.document_id,
             },
         }
         self._post_signed(url, f"msg_{uuid.uuid4().hex}", json.dumps(body).encode())
@@ -185,6 +188,8 @@ def _mail(sender: str, recipients: Sequence[str], notification: Notification) ->
     lines = [_clean(notification.body), "", "-- ", f"Component: {notification.component}"]
     if notification.batch_id is not None:
         lines.append(f"Batch: {notification.batch_id}")
+    if notification.document_id is not None:
+        lines.append(f"Document: {notification.document_id}")
     message.set_content("\n".join(lines) + "\n")
     return message
 

@@ -134,6 +134,13 @@ def test_a_mail_arrives_whole_and_a_subject_cannot_add_headers(smtp: SmtpServer,
     ]
 
 
+def test_a_mail_says_which_document_it_is_about(smtp: SmtpServer, web: PostSigned, inbox: Inbox) -> None:
+    told = Notification("Document d-1 needs attention", "It is gone.", "documents", document_id="d-1")
+    Notifier(["mailto:a@example.org"], smtp, post_signed=web).notify(told)
+    [(_, mail)] = inbox.mails
+    assert mail.get_content().splitlines()[-2:] == ["Component: documents", "Document: d-1"]
+
+
 def test_odd_characters_do_not_lose_a_mail(smtp: SmtpServer, web: PostSigned, inbox: Inbox) -> None:
     odd = Notification("ü\ud800" + "x" * 500, "a\ud800b\0c" + "y" * 5000 + "\n.\nend", "batches")
     Notifier(["mailto:a@example.org"], smtp, post_signed=web).notify(odd)
@@ -205,7 +212,13 @@ def test_a_webhook_arrives_signed(server: Loopback, web: PostSigned) -> None:
     verify_delivery(sent.headers, sent.body, secret=SECRET)
     body = json.loads(sent.body)
     assert body["type"] == "nightmill.notification"
-    assert body["data"] == {"subject": TOLD.subject, "body": TOLD.body, "component": "batches", "batch_id": "b-1"}
+    assert body["data"] == {
+        "subject": TOLD.subject,
+        "body": TOLD.body,
+        "component": "batches",
+        "batch_id": "b-1",
+        "document_id": None,
+    }
     assert server.received[1].headers["webhook-id"] != sent.headers["webhook-id"]
 
 
