@@ -65,6 +65,7 @@ class DocumentRow(SQLModel, table=True):
         change_handler: Overrides the account's.
         content_fingerprint: Of the present content.
         handled_fingerprint: Of the content that the handler was told of last.
+        changes_told: How many changes the handler was told of; the next one's number is one more.
         fingerprint_version: What the fingerprint was computed by.
         content_length: Characters of the whole text.
         content_cut: Whether less than that is stored.
@@ -110,6 +111,7 @@ class DocumentRow(SQLModel, table=True):
     change_handler: dict[str, Any] | None = Field(default=None, sa_column=Column(_OPTIONAL_JSON))
     content_fingerprint: str | None = Field(default=None, max_length=80)
     handled_fingerprint: str | None = Field(default=None, max_length=80)
+    changes_told: int = 0
     fingerprint_version: str | None = Field(default=None, max_length=80)
     content_length: int | None = None
     content_cut: bool = False

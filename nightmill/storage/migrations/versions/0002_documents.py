@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.Column("change_handler", sa.JSON),
         sa.Column("content_fingerprint", sa.String(80)),
         sa.Column("handled_fingerprint", sa.String(80)),
+        sa.Column("changes_told", sa.Integer, nullable=False),
         sa.Column("fingerprint_version", sa.String(80)),
         sa.Column("content_length", sa.Integer),
         sa.Column("content_cut", sa.Boolean, nullable=False),
