@@ -103,9 +103,9 @@ def document_id_of(workflow_id: str) -> str:
     return _inner(workflow_id, _DOCUMENT, "a document sync runs as document/<document id>")
 
 
-def change_handler_workflow_id(document_id: str, fingerprint: str) -> str:
-    """Return `document/<document id>/handler/<fingerprint>`, the change handler's workflow for one content."""
-    return f"{_DOCUMENT}{document_id}/handler/{fingerprint}"
+def change_handler_workflow_id(document_id: str, number: int) -> str:
+    """Return `document/<document id>/handler/<number>`, the handler's workflow for the document's n-th change."""
+    return f"{_DOCUMENT}{document_id}/handler/{number}"
 
 
 def crawl_workflow_id(crawl_id: str) -> str:

@@ -18,6 +18,7 @@ from nightmill.contracts.batches import (
     Tokens,
 )
 from nightmill.contracts.documents import (
+    GONE,
     MAX_CONTENT,
     MAX_NAME,
     ChangePayload,
@@ -27,6 +28,7 @@ from nightmill.contracts.documents import (
     CrawlProgress,
     CrawlRef,
     CrawlStep,
+    DocumentAttention,
     DocumentId,
     DocumentSyncInput,
     ParagraphDiff,
@@ -65,6 +67,7 @@ from nightmill.contracts.steps import (
 from nightmill.contracts.words import TERMINAL, BatchStatus, CompletionStatus, ErrorCode, HandledStatus, SubmitState
 
 __all__ = [
+    "GONE",
     "MAX_CONTENT",
     "MAX_METADATA_BYTES",
     "MAX_NAME",
@@ -87,6 +90,7 @@ __all__ = [
     "CrawlRef",
     "CrawlStep",
     "DeliverInput",
+    "DocumentAttention",
     "DocumentId",
     "DocumentSyncInput",
     "Dollars",

@@ -130,6 +130,10 @@ class SyncInput(Contract):
     run_id: str
 
 
+GONE = "gone"
+"""Stands for a fingerprint where a page no longer exists."""
+
+
 class ChangeRef(Outcome):
     """Names a change that the handler has not been told of, and how to tell it.
 
@@ -196,7 +200,10 @@ class ChangePayload(Outcome):
     """What a change handler gets. The content is read by document id, never carried.
 
     Attributes:
-        document_id: The document; with `new_fingerprint` the key to make the handler's effect idempotent.
+        change_id: `<document id>.<number>.<new fingerprint>`, the key to make the handler's effect idempotent: the same
+            in every call for one change, and another one when a page returns to a content that it had before.
+        number: 1 for the first change that the handler is told of, one more for each that it has been told of.
+        document_id: The document.
         account: Its account.
         collection: Its collection.
         link: Its link as the user gave it.
@@ -208,6 +215,8 @@ class ChangePayload(Outcome):
         content: Where the content is read: `document/<document id>`.
     """
 
+    change_id: str
+    number: int
     document_id: str
     account: str
     collection: str
@@ -218,6 +227,18 @@ class ChangePayload(Outcome):
     new_fingerprint: str
     diff: ParagraphDiff = ParagraphDiff()
     content: str
+
+
+class DocumentAttention(Contract):
+    """Input of `set_document_attention`.
+
+    Attributes:
+        document_id: The document.
+        message: What waits for a person; None clears it.
+    """
+
+    document_id: str
+    message: str | None = Field(default=None, max_length=1_000)
 
 
 class SweepInput(Contract):
