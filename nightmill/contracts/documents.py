@@ -229,6 +229,20 @@ class ChangePayload(Outcome):
     content: str
 
 
+class ChangeTold(Contract):
+    """Input of `record_change_delivered`.
+
+    Attributes:
+        document_id: The document.
+        number: The number by which the handler was told.
+        fingerprint: Fingerprint of the content that it was told of; `gone` for a page that no longer exists.
+    """
+
+    document_id: str
+    number: int
+    fingerprint: str
+
+
 class DocumentAttention(Contract):
     """Input of `set_document_attention`.
 
