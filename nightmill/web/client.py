@@ -273,6 +273,8 @@ class HttpClient:
                 response = self._client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise error_for_transport(error, where=where, redact=self._redact) from None
+        except httpx.InvalidURL:  # httpx reads where any redirect leads, followed or not: `mailto:x`
+            raise RequestRefused(f"{where}: redirects to something that is no address") from None
         if 200 <= response.status_code < 300:
             return response
         raise refusal(response, where=where, redact=self._redact, retriable_statuses=self._retriable)

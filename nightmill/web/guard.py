@@ -237,6 +237,8 @@ class GuardedClient:
             raise AddressRefused(f"{where}: {error}") from None
         except httpx.HTTPError as error:
             raise failure(error, where) from None
+        except httpx.InvalidURL:  # httpx reads where any redirect leads, followed or not: `mailto:x`
+            raise AddressRefused(f"{where}: redirects to something that is no address") from None
 
 
 @dataclass(frozen=True)

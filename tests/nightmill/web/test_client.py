@@ -24,6 +24,7 @@ from nightmill.errors import (
     ProviderUnavailable,
     ProviderUnreachable,
     RateLimited,
+    RequestRefused,
 )
 from nightmill.web.client import HttpClient, Timeouts
 from tests.nightmill.web.loopback import Loopback, Received, Script, answer, json_answer, loopback
@@ -120,6 +121,9 @@ def test_a_redirect_is_refused_and_not_followed(server: Loopback, client: HttpCl
             client.request_json("GET", "/x")
         assert elsewhere.connections == 0
         assert "geheim" not in str(caught.value)
+    server.script = answer(b"", status="302 Found", headers={"Location": "mailto:x"})
+    with pytest.raises(RequestRefused, match=r"^GET /v1/x: redirects to something that is no address$"):
+        client.request_json("GET", "/x")
 
 
 def test_an_error_answer_becomes_its_class_with_the_providers_message(server: Loopback, client: HttpClient) -> None:
