@@ -123,7 +123,7 @@ def gz_file(page: Page) -> Page:
     return Page(gzip.compress(page.read()), content_type="application/gzip", gzip=False)
 
 
-def folder_pages(folder: Path, *, under: str = "/") -> dict[str, Page]:
+def folder_pages(folder: Path, under: str = "/") -> dict[str, Page]:
     """Return the HTML files of a folder as pages, each read when it is asked for."""
     found = sorted(path for path in folder.rglob("*.html") if path.is_file())
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.debian_docs import debian_site
 from tests.site import Break, Page, Site, failure, folder_pages, gz_file, redirect, robots, sitemap, sitemap_index
 from tests.stack import eventually
 
@@ -152,7 +154,7 @@ def test_the_pages_of_a_folder_are_read_as_they_are_now(tmp_path: Path, client: 
     (tmp_path / "sub dir").mkdir()
     file = tmp_path / "sub dir" / "one.html"
     file.write_bytes("<p>Привет".encode("cp1251"))
-    with Site(folder_pages(tmp_path, under="/docs/")) as site:
+    with Site(folder_pages(tmp_path, "/docs/")) as site:
         assert client.get(site.url("/docs/sub%20dir/one.html")).content == "<p>Привет".encode("cp1251")
         file.write_bytes(b"now")
         assert client.get(site.url("/docs/sub dir/one.html")).text == "now"
@@ -166,3 +168,13 @@ def test_a_page_that_cannot_be_answered_fails_the_test(tmp_path: Path, client: h
     ):
         client.get(site.url("/a"))
     assert raised.group_contains(FileNotFoundError)
+
+
+@pytest.mark.system
+def test_debian_s_documentation_is_a_site_of_many_pages(client: httpx.Client) -> None:
+    with debian_site() as site:
+        listed = re.findall("<loc>(.+?)</loc>", client.get(site.url("/sitemap.xml")).text)
+        assert len(listed) == len(set(listed)) >= 300
+        for url in listed[::50]:
+            page = client.get(url)
+            assert (page.status_code, "</html>" in page.text) == (200, True), url
