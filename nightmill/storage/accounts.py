@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,7 +19,7 @@ from nightmill.storage.document_models import AccountRow, DocumentRow
 if TYPE_CHECKING:
     from nightmill.storage.engine import Database
 
-UPSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """SQLAlchemy's `INSERT … ON CONFLICT`, by dialect; both are spelled the same."""
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -111,5 +111,5 @@ class AccountRepository:
             for name, status, number in session.exec(query):
                 by_status = found.setdefault(name, {})
                 if number:
-                    by_status[status] = number
+                    by_status[SyncStatus(status) if status else None] = number
         return found

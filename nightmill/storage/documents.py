@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, and_, delete, not_, or_, update
+from sqlalchemy import and_, delete, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from nightmill.contracts import CompletionHandler, SyncErrorCode, SyncStatus
-from nightmill.errors import DocumentNotFound, InvalidInput
+from nightmill.contracts import MAX_CONTENT, CompletionHandler, SyncStatus
+from nightmill.errors import InvalidInput
 from nightmill.ids import check_document_id, new_id
 from nightmill.storage.accounts import UPSERT, check_name, load_account
 from nightmill.storage.columns import storable
+from nightmill.storage.document_history import newest_versions
 from nightmill.storage.document_models import AccountRow, DocumentEventRow, DocumentRow, VersionRow
+from nightmill.storage.stored_documents import DocumentFilter, StoredDocument, joined, load_document
 
 if TYPE_CHECKING:
     from nightmill.storage.engine import Database
 
-GONE = "gone"
-"""Stands for a fingerprint where the handler was told that the page no longer exists."""
+__all__ = ["DocumentFilter", "DocumentRepository", "LinkParts", "NewDocument", "StoredDocument"]
 
 MAX_LINK = 2_000
 """Bytes of a canonical link at most: PostgreSQL's index takes entries up to 2,704 (nbtree.h, BTMaxItemSize)."""
@@ -32,7 +32,6 @@ MAX_LINK = 2_000
 _MAX_HOST = 300
 _PAGE_ROWS = 500
 _PAGE_CHARACTERS = 4_000_000
-_HANDLER: TypeAdapter[CompletionHandler] = TypeAdapter(CompletionHandler)
 
 
 class LinkParts(Protocol):
@@ -72,95 +71,6 @@ class NewDocument:
     name: str | None = None
     interval: timedelta | None = None
     change_handler: CompletionHandler | None = None
-
-
-@dataclass(frozen=True)
-class StoredDocument:
-    """A document and its account."""
-
-    row: DocumentRow
-    account: AccountRow
-
-    @property
-    def handler(self) -> CompletionHandler | None:
-        """Whom to tell of changes: the document's handler, else the account's."""
-        stored = self.row.change_handler or self.account.change_handler
-        return None if stored is None else _HANDLER.validate_python(stored)
-
-    def due_change(self, *, gone_after_days: int) -> str | None:
-        """Return the fingerprint that the handler is to be told of now, `GONE` for a page that is gone; None for none.
-
-        Who was never told of the page is not told that it is gone.
-        """
-        row = self.row
-        if self.handler is None:
-            return None
-        if row.gone_days >= gone_after_days:
-            return GONE if row.handled_fingerprint not in (None, GONE) else None
-        if row.handled_fingerprint == GONE and row.gone_days:
-            return None
-        return row.content_fingerprint if row.content_fingerprint != row.handled_fingerprint else None
-
-
-@dataclass(frozen=True)
-class DocumentFilter:
-    """Which documents are meant; what is not said does not matter."""
-
-    account: str | None = None
-    collection: str | None = None
-    status: Sequence[SyncStatus] = ()
-    error_code: SyncErrorCode | None = None
-    host: str | None = None
-    needs_attention: bool = False
-    undelivered: bool = False
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on `documents` joined with `accounts`."""
-        found: list[ColumnElement[bool]] = []
-        if self.account is not None:
-            found.append(col(AccountRow.name) == storable(self.account))
-        if self.collection is not None:
-            found.append(col(DocumentRow.collection) == storable(self.collection))
-        if self.status:
-            found.append(col(DocumentRow.sync_status).in_(self.status))
-        if self.error_code is not None:
-            found.append(col(DocumentRow.last_sync_error_code) == self.error_code)
-        if self.host is not None:
-            found.append(col(DocumentRow.host) == storable(self.host))
-        if self.needs_attention:
-            found.append(col(DocumentRow.needs_attention).is_not(None))
-        if self.undelivered:
-            found.append(is_undelivered())
-        return found
-
-
-def is_undelivered() -> ColumnElement[bool]:
-    """Return the condition on `documents` joined with `accounts`: the handler has not been told of the content."""
-    content, handled = col(DocumentRow.content_fingerprint), col(DocumentRow.handled_fingerprint)
-    return and_(
-        content.is_not(None),
-        handled.is_distinct_from(content),
-        # What was told as removed and is still gone is delivered; when the page comes back, its content is due again.
-        not_(and_(handled.is_not_distinct_from(GONE), col(DocumentRow.gone_days) > 0)),
-        or_(col(DocumentRow.change_handler).is_not(None), col(AccountRow.change_handler).is_not(None)),
-    )
-
-
-def load_document(session: Session, document_id: str, *, lock: bool = False) -> StoredDocument:
-    """Return a document and its account, the document's row locked against other writers if asked.
-
-    Raises:
-        DocumentNotFound: There is none.
-    """
-    query = _joined().where(DocumentRow.id == storable(document_id))
-    found = session.exec(query.with_for_update(of=DocumentRow) if lock else query).first()
-    if found is None:
-        raise DocumentNotFound(f"no document {document_id[:80]!r}: `nightmill document list` shows those there are")
-    return StoredDocument(*found)
-
-
-def _joined() -> Any:
-    return select(DocumentRow, AccountRow).join(AccountRow, col(AccountRow.key) == col(DocumentRow.account_key))
 
 
 @dataclass(frozen=True)
@@ -207,6 +117,7 @@ class DocumentRepository:
         insert = UPSERT[self.database.dialect](DocumentRow).on_conflict_do_nothing(
             index_elements=["account_key", "collection", "link"]
         )
+        insert = insert.execution_options(preserve_rowcount=True)  # else it is unknown after the cursor's end
         try:
             return max(0, session.connection().execute(insert, values).rowcount)
         except IntegrityError as error:
@@ -223,7 +134,7 @@ class DocumentRepository:
 
     def find(self, account: str, collection: str, link: str) -> StoredDocument | None:
         """Return the document of a canonical link, or None."""
-        query = _joined().where(
+        query = joined().where(
             AccountRow.name == storable(account),
             DocumentRow.collection == storable(collection),
             DocumentRow.link == link,
@@ -240,7 +151,7 @@ class DocumentRepository:
         Raises:
             DocumentNotFound: There is no document `after`.
         """
-        query = _joined().where(*(filters or DocumentFilter()).conditions())
+        query = joined().where(*(filters or DocumentFilter()).conditions())
         with self.database.reading() as session:
             if after is not None:
                 query = query.where(col(DocumentRow.key) < load_document(session, after).row.key)
@@ -264,7 +175,7 @@ class DocumentRepository:
     def stuck(self, before: datetime, *, limit: int = 50) -> list[StoredDocument]:
         """Return documents whose sync goes on although its last attempt began before then, oldest first."""
         attempted = col(DocumentRow.last_sync_attempted_at)
-        query = _joined().where(
+        query = joined().where(
             DocumentRow.sync_status == SyncStatus.SYNCING, or_(attempted.is_(None), attempted < before)
         )
         with self.database.reading() as session:
@@ -337,7 +248,7 @@ class DocumentRepository:
         size = 0
         for key, length in self._pages(query):
             keys.append(key)
-            size += length or 0
+            size += min(length or 0, MAX_CONTENT)
             if size >= _PAGE_CHARACTERS or len(keys) == _PAGE_ROWS:
                 yield from self._with_texts(keys)
                 keys, size = [], 0
@@ -369,12 +280,6 @@ class DocumentRepository:
             if len(rows) < _PAGE_ROWS:
                 return
             after = rows[-1][0]
-
-
-def newest_versions(row: DocumentRow) -> Any:
-    """Return the query of a document's texts, newest first."""
-    query = select(VersionRow).where(VersionRow.document_key == row.key)
-    return query.order_by(col(VersionRow.stored_at).desc(), col(VersionRow.key).desc())
 
 
 def _values(session: Session, new: NewDocument, now: datetime, accounts: dict[str, int]) -> dict[str, Any]:

@@ -1,0 +1,418 @@
+"""What a sync writes: one method, one transaction, and only while it is the one that syncs the document.
+
+Each attempt gets a token when it begins, and each of its writes carries it. An attempt that hangs while another one has
+begun holds an old token: what it writes late is refused, so that two attempts never mix.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from nightmill.contracts import (
+    CompletionHandler,
+    ParagraphDiff,
+    SyncErrorCode,
+    SyncResult,
+    SyncStatus,
+    SyncStep,
+    Trigger,
+)
+from nightmill.errors import DocumentNotFound, SyncSuperseded
+from nightmill.storage.document_history import add_attempt, add_event, keep_version
+from nightmill.storage.document_models import DocumentRow
+from nightmill.storage.document_notes import DocumentNotes
+from nightmill.storage.stored_documents import StoredDocument, load_document
+from nightmill.storage.sync_state import (
+    Skip,
+    give_up,
+    link_or_none,
+    put_to_rest,
+    retitle,
+    skip_reason,
+    succeed,
+    validator_or_none,
+    wait_for_next_attempt,
+)
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+
+TOLERANCE = timedelta(minutes=1)
+"""A sync that a sweep started may begin this much before the document is due: clocks and timers are not exact."""
+
+
+@dataclass(frozen=True)
+class SyncStart:
+    """An attempt that may go ahead.
+
+    Attributes:
+        row: The document as the attempt begins; changing it changes nothing in the database.
+        account: Its account's name.
+        plan: Its account's plan.
+        handler: Whom to tell of changes.
+        token: Goes with every write of this attempt.
+        attempt: 1, and one more for each attempt of this run that failed before.
+        ticket: The place in the host's line that this run has; see `HostRepository.acquire`.
+    """
+
+    row: DocumentRow
+    account: str
+    plan: str | None
+    handler: CompletionHandler | None
+    token: str
+    attempt: int
+    ticket: datetime | None
+
+
+@dataclass(frozen=True)
+class SyncRepository(DocumentNotes):
+    """Writes what syncs find. Any thread may use it."""
+
+    def begin(
+        self,
+        document_id: str,
+        *,
+        run_id: str,
+        trigger: Trigger,
+        now: datetime,
+        tolerance: timedelta = TOLERANCE,
+    ) -> SyncStart | Skip:
+        """Begin an attempt, which ends the right of any earlier one to write.
+
+        The first attempt of a run starts with fresh budgets and without an error; a later one leaves the error visible
+        until it has ended, so that what people see does not flicker.
+        """
+        with self.database.transaction() as session:
+            try:
+                stored = load_document(session, document_id, lock=True)
+            except DocumentNotFound:
+                return Skip("gone")
+            row = stored.row
+            row.queued_until = None
+            session.add(row)
+            goes_on = row.sync_run == run_id
+            skip = skip_reason(stored, trigger, now + tolerance, goes_on=goes_on)
+            if skip is not None:
+                if goes_on and row.sync_status is SyncStatus.SYNCING:
+                    give_up(row)
+                return skip
+            ticket = row.gate_at if goes_on else None
+            if not goes_on:
+                row.sync_run = run_id
+                row.sync_attempts = row.spent_transient = row.spent_unexpected = 0
+                row.last_sync_error_code = row.last_sync_error_reason = None
+            row.sync_token = uuid.uuid4().hex
+            row.sync_status, row.sync_step = SyncStatus.SYNCING, SyncStep.FETCHING
+            row.last_sync_attempted_at = now
+            row.next_attempt_at = row.gate_at = None
+        account = stored.account
+        attempt = row.sync_attempts + 1
+        return SyncStart(row, account.name, account.plan, stored.handler, row.sync_token, attempt, ticket)
+
+    def step(self, document_id: str, token: str, step: SyncStep) -> None:
+        """Say what the attempt is doing.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (_, stored):
+            stored.row.sync_step = step
+
+    def unchanged(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        result: SyncResult,
+        etag: str | None,
+        last_modified: str | None,
+        raw_hash: str | None,
+        full_fetch: bool,
+        title: str | None,
+        resolved_link: str | None,
+        page_link: str | None,
+        next_sync_at: datetime | None,
+        pace: float,
+        now: datetime,
+        done: bool,
+        counted: bool = True,
+    ) -> None:
+        """Store that the page says what it said: times and counters, and its title if that is a new one.
+
+        Args:
+            document_id: The document.
+            token: The attempt.
+            result: `unchanged` or `not_modified`.
+            etag: Validator for the next fetch.
+            last_modified: Likewise.
+            raw_hash: Of the body; None where no body came, which keeps the stored one.
+            full_fetch: Whether a body came.
+            title: The page's title; a blank one changes nothing.
+            resolved_link: Where redirects lead, if elsewhere.
+            page_link: What the page says its canonical link is, if something else.
+            next_sync_at: When it is due next.
+            pace: Adaptive interval.
+            now: Time of the end.
+            done: Whether the sync is over; if not, the handler is due.
+            counted: Whether this says something about how often the page changes; a sync that a person asked for
+                does not.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            row = stored.row
+            if row.consecutive_failures:
+                note = f"works again after {row.consecutive_failures} syncs that failed"
+                add_attempt(session, row, now, result, note=note)
+            retitle(row, title)
+            row.etag, row.last_modified = validator_or_none(etag), validator_or_none(last_modified)
+            row.resolved_link, row.page_link = link_or_none(resolved_link), link_or_none(page_link)
+            row.raw_hash = raw_hash or row.raw_hash
+            if full_fetch:
+                row.last_full_fetch_at = now
+            row.consecutive_unchanged += counted
+            row.shrunk_fingerprint = None
+            succeed(row, next_sync_at, pace, now, done=done)
+
+    def store_content(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        content: str,
+        content_length: int,
+        fingerprint: str,
+        version: str,
+        title: str | None,
+        handled: bool,
+        result: SyncResult,
+        source_type: str,
+        etag: str | None,
+        last_modified: str | None,
+        raw_hash: str | None,
+        resolved_link: str | None,
+        page_link: str | None,
+        next_sync_at: datetime | None,
+        pace: float,
+        diff: ParagraphDiff,
+        attempt: int,
+        duration_ms: int,
+        now: datetime,
+        done: bool,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Store the page's new text, title and fingerprint together.
+
+        Args:
+            document_id: The document.
+            token: The attempt.
+            content: Markdown, cut at `MAX_CONTENT`.
+            content_length: Characters of the whole text; where it is more than that of the content, that was cut.
+            fingerprint: Of the whole text.
+            version: What the fingerprint was computed by.
+            title: The page's title; a blank one keeps the present one.
+            handled: Whether nobody is to be told of it, so that it counts as told: there is no handler, or only the
+                fingerprint is of another making.
+            result: `updated` or `baseline`.
+            source_type: `html`, `text` or `markdown`.
+            etag: Validator for the next fetch.
+            last_modified: Likewise.
+            raw_hash: Of the body.
+            resolved_link: Where redirects lead, if elsewhere.
+            page_link: What the page says its canonical link is, if something else.
+            next_sync_at: When it is due next.
+            pace: Adaptive interval.
+            diff: What changed, for the history.
+            attempt: Number of the attempt, likewise.
+            duration_ms: Milliseconds that it took, likewise.
+            now: Time of the end.
+            done: Whether the sync is over; if not, the handler is due.
+            before_commit: Called when everything is written.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            row = stored.row
+            add_event(
+                session,
+                row,
+                now,
+                result=result,
+                old_fingerprint=row.content_fingerprint,
+                new_fingerprint=fingerprint,
+                added=diff.added,
+                removed=diff.removed,
+                attempt=attempt,
+                duration_ms=duration_ms,
+            )
+            retitle(row, title)
+            if handled:
+                row.handled_fingerprint = fingerprint
+            row.content_fingerprint, row.fingerprint_version = fingerprint, version
+            row.content_length, row.content_cut = content_length, content_length > len(content)
+            row.source_type = source_type
+            row.etag, row.last_modified, row.raw_hash = (
+                validator_or_none(etag),
+                validator_or_none(last_modified),
+                raw_hash,
+            )
+            row.resolved_link, row.page_link = link_or_none(resolved_link), link_or_none(page_link)
+            row.last_full_fetch_at = now
+            row.consecutive_unchanged = row.consecutive_unchanged if result is SyncResult.BASELINE else 0
+            row.shrunk_fingerprint = None
+            succeed(row, next_sync_at, pace, now, done=done)
+            session.add(row)
+            keep_version(session, row, content, now)
+            before_commit()
+
+    def hold_shrunk(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        fingerprint: str,
+        next_sync_at: datetime | None,
+        now: datetime,
+        done: bool,
+    ) -> None:
+        """Remember that the page's text was much shorter, and keep what is stored until it is seen again.
+
+        The validators are forgotten: with them the page would answer "not modified" and the text never be seen again.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            row = stored.row
+            add_attempt(
+                session,
+                row,
+                now,
+                SyncResult.UNCHANGED,
+                note="the text shrank to a small part: kept as it was until that is seen again",
+                old_fingerprint=row.content_fingerprint,
+                new_fingerprint=fingerprint,
+            )
+            row.shrunk_fingerprint = fingerprint
+            row.etag = row.last_modified = row.raw_hash = None
+            row.last_full_fetch_at = now
+            succeed(row, next_sync_at, row.pace, now, done=done)
+
+    def skip(self, document_id: str, token: str, *, reason: str, next_sync_at: datetime | None, now: datetime) -> None:
+        """Store that the attempt has found nothing that this sync is for; the document is as it was before.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            row = stored.row
+            add_attempt(session, row, now, SyncResult.SKIPPED, note=reason)
+            row.next_sync_at = next_sync_at
+            give_up(row)
+
+    def transient(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        code: SyncErrorCode,
+        reason: str | None,
+        retry_at: datetime,
+        note: str | None,
+        now: datetime,
+    ) -> int:
+        """Store that the attempt failed for a reason that may pass; return how many of this run did.
+
+        The document stays `syncing`, and the error is visible until the next attempt has ended.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            add_attempt(session, stored.row, now, SyncResult.TRANSIENT_FAILURE, error_code=code, note=note)
+            wait_for_next_attempt(stored.row, code, reason, retry_at)
+            stored.row.spent_transient += 1
+            return stored.row.spent_transient
+
+    def unexpected(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        code: SyncErrorCode = SyncErrorCode.SYNC_ERROR,
+        reason: str | None,
+        retry_at: datetime,
+        note: str | None,
+        now: datetime,
+    ) -> int:
+        """Store that the attempt failed for no reason that we know; return how many of this run did. See `transient`.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            add_attempt(session, stored.row, now, SyncResult.UNEXPECTED_FAILURE, error_code=code, note=note)
+            wait_for_next_attempt(stored.row, code, reason, retry_at)
+            stored.row.spent_unexpected += 1
+            return stored.row.spent_unexpected
+
+    def failed(
+        self,
+        document_id: str,
+        token: str,
+        *,
+        result: SyncResult,
+        code: SyncErrorCode,
+        reason: str | None,
+        note: str | None,
+        next_sync_at: datetime | None,
+        attempt: int,
+        duration_ms: int,
+        now: datetime,
+    ) -> int:
+        """Store that the sync failed; the last good content stays. Return on how many days the page was gone.
+
+        Those days are counted by the calendar in UTC. Days on which nobody looked, or on which the page could not be
+        had, neither count nor interrupt them; only a success does.
+
+        Raises:
+            SyncSuperseded: Another attempt has begun.
+            DocumentNotFound: The document is gone.
+        """
+        with self._attempt(document_id, token) as (session, stored):
+            row = stored.row
+            add_event(
+                session, row, now, result=result, error_code=code, note=note, attempt=attempt, duration_ms=duration_ms
+            )
+            row.sync_attempts += 1
+            row.last_sync_error_code, row.last_sync_error_reason = code, reason
+            row.consecutive_failures += 1
+            today = now.astimezone(UTC).date()
+            if code is SyncErrorCode.NOT_FOUND and row.gone_on != today:
+                row.gone_on, row.gone_days = today, row.gone_days + 1
+            row.sync_status, row.next_sync_at = SyncStatus.FAILED, next_sync_at
+            put_to_rest(row)
+            return row.gone_days
+
+    @contextmanager
+    def _attempt(self, document_id: str, token: str) -> Iterator[tuple[Session, StoredDocument]]:
+        """Hold the document's row for the attempt that may write."""
+        with self._locked(document_id) as (session, stored):
+            if stored.row.sync_token != token:
+                raise SyncSuperseded(f"document {document_id}: another attempt has begun")
+            yield session, stored

@@ -1,0 +1,99 @@
+"""How a document's row moves along while it is synced: no database, only the rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from nightmill.contracts import SyncErrorCode, SyncStatus, SyncStep, Trigger
+from nightmill.storage.columns import storable
+
+if TYPE_CHECKING:
+    from nightmill.storage.document_models import DocumentRow
+    from nightmill.storage.stored_documents import StoredDocument
+
+_MAX_VALIDATOR = 1_000  # characters; a longer one is not worth to be kept, and half of one is none
+_MAX_LINK = 2_000
+_MAX_ATTENTION = 1_000
+
+
+@dataclass(frozen=True)
+class Skip:
+    """There is nothing to sync, and why."""
+
+    reason: Literal["gone", "disabled", "auto_sync_off", "not_due"]
+
+
+def skip_reason(stored: StoredDocument, trigger: Trigger, horizon: datetime, *, goes_on: bool) -> Skip | None:
+    """Return why there is nothing to sync before `horizon`, or None; what has begun goes on."""
+    row = stored.row
+    if not row.enabled:
+        return Skip("disabled")
+    if trigger is not Trigger.SWEEP or goes_on:
+        return None
+    if not stored.account.auto_sync:
+        return Skip("auto_sync_off")
+    at_rest = row.sync_status in (SyncStatus.SYNCED, SyncStatus.FAILED)
+    # Somebody was quicker, since the sweep takes only what is due. A change that the handler has yet to be told of is
+    # a reason of its own.
+    is_later = row.next_sync_at is not None and row.next_sync_at > horizon
+    return Skip("not_due") if at_rest and is_later and not stored.is_undelivered else None
+
+
+def give_up(row: DocumentRow) -> None:
+    """Let the document rest as it was before the sync: with the error of an attempt, if one failed."""
+    if row.last_sync_error_code:
+        row.sync_status = SyncStatus.FAILED
+    else:
+        row.sync_status = SyncStatus.SYNCED if row.last_synced_at else None
+    put_to_rest(row)
+
+
+def take_attention(row: DocumentRow, message: str | None) -> bool:
+    """Set what waits for a person, and return whether that is news."""
+    text = None if message is None else storable(message)[:_MAX_ATTENTION]
+    is_new = text is not None and row.needs_attention != text
+    row.needs_attention = text
+    return is_new
+
+
+def put_to_rest(row: DocumentRow) -> None:
+    """Forget what belongs to an attempt that is under way, and that the document was taken for one."""
+    row.sync_step = row.next_attempt_at = row.gate_at = row.queued_until = None
+
+
+def succeed(row: DocumentRow, next_sync_at: datetime | None, pace: float, now: datetime, *, done: bool) -> None:
+    """Note a success: with the handler yet to be told, the sync goes on as `updating`."""
+    put_to_rest(row)
+    row.sync_status = SyncStatus.SYNCED if done else SyncStatus.SYNCING
+    row.sync_step = None if done else SyncStep.UPDATING
+    row.last_sync_error_code = row.last_sync_error_reason = None
+    row.last_synced_at, row.next_sync_at, row.pace = now, next_sync_at, pace
+    if done or row.consecutive_failures:
+        row.needs_attention = None  # otherwise it is about the handler, which is yet to be told
+    row.consecutive_failures = row.gone_days = 0
+    row.gone_on = None
+
+
+def wait_for_next_attempt(row: DocumentRow, code: SyncErrorCode, reason: str | None, retry_at: datetime) -> None:
+    """Count an attempt that failed and is tried again; the row stays `syncing`, its error visible."""
+    row.sync_attempts += 1
+    row.last_sync_error_code, row.last_sync_error_reason = code, reason
+    row.sync_step, row.next_attempt_at = None, retry_at
+
+
+def retitle(row: DocumentRow, title: str | None) -> None:
+    """Take the page's title over unless it is blank."""
+    if title and title.strip():
+        row.name = title.strip()
+
+
+def validator_or_none(value: str | None) -> str | None:
+    """Return what can be sent back to the site, or None."""
+    return value if value and len(value) <= _MAX_VALIDATOR and value.isprintable() else None
+
+
+def link_or_none(link: str | None) -> str | None:
+    """Return a link of bearable length, or None."""
+    return link if link and len(link) <= _MAX_LINK else None
