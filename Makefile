@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # The providers' SDKs that tests/conformance imports are installed for those tests only.
 PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
+# A process per core; a file stays whole, for its tests share servers and run side by side already.
+SHARED := -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test test-full test-conformance test-system check format bench lock docs record-history up
 
@@ -18,10 +20,10 @@ demo: install ## take 1,000 requests per provider through a real Temporal server
 	@$(BIN)/nightmill demo
 
 test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
-	$(PYTEST) -m 'not slow and not system'
+	$(PYTEST) $(SHARED) -m 'not slow and not system'
 
 test-full: install ## run the long tests as well
-	$(PYTEST) -m 'not system'
+	$(PYTEST) $(SHARED) -m 'not system'
 
 test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
 	$(BIN)/python -m pytest tests/conformance

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,20 @@ def pytest_configure() -> None:
     """Take SIGINT as usual, also where the tests run in the background: children would inherit that it is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core waits for another at the end; each file stays whole."""
+    count = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int, Path]:
+        kills, server = (item.get_closest_marker(name) is not None for name in ("kill", "server"))
+        return not (kills and server), not server, -count[item.path], item.path
+
+    first: dict[Path, tuple[bool, bool, int, Path]] = {}
+    for item in items:
+        first[item.path] = min(place(item), first.get(item.path, place(item)))
+    items.sort(key=lambda item: first[item.path])
 
 
 class PostgresServer:

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.worker import WorkerDeploymentConfig
 
 from nightmill.client.connection import register_search_attributes
 from nightmill.client.converter import data_converter
@@ -41,6 +43,9 @@ MODELS = {
     "google": "gemini-2.5-flash",
     "xai": "grok-4-fast",
 }
+
+# A worker that is not told its version makes one by compiling every module that is loaded: 3 s of CPU.
+HOST_DEPLOYMENT = WorkerDeploymentConfig(WorkerDeploymentVersion("host", "1"), use_worker_versioning=False)
 
 _queues = itertools.count()
 _environment = threading.Lock()

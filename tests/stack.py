@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from nightmill.client.connection import connect
 from nightmill.client.nightmill import Nightmill
 from nightmill.sandbox import Sandbox
 from nightmill.settings import Settings, load_settings
+from tests.forks import ForkedWorker, Forker
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -153,7 +155,7 @@ class Stack:
     database_url: str
     task_queue: str
     extra: Mapping[str, str] = field(default_factory=dict)
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[subprocess.Popen[bytes] | ForkedWorker] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -196,6 +198,12 @@ class Stack:
         self.workers.append(process)
         return process
 
+    def fork_worker(self, **extra: str) -> ForkedWorker:
+        """Start a worker as `start_worker` does, in a tenth of the time: forked where its modules are imported."""
+        process = forker().start({**os.environ, **self.environment, **extra}, self.folder / "worker.log")
+        self.workers.append(process)
+        return process
+
     def worker_log(self) -> str:
         return (self.folder / "worker.log").read_text(errors="replace")
 
@@ -217,6 +225,12 @@ class Stack:
         with environment(self.environment):
             client = await connect(assembly.settings)
         return Nightmill(client, assembly)
+
+
+@functools.cache
+def forker() -> Forker:
+    """Return the process that forks this process's workers; it ends when this one does."""
+    return Forker()
 
 
 @contextmanager

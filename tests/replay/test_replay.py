@@ -22,7 +22,12 @@ HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 
 
 def replay(history: Path, workflows: list[type]) -> None:
-    replayer = Replayer(workflows=workflows, data_converter=DATA_CONVERTER, interceptors=[AdmissionInterceptor()])
+    replayer = Replayer(
+        workflows=workflows,
+        data_converter=DATA_CONVERTER,
+        interceptors=[AdmissionInterceptor()],
+        build_id="replay",  # else one is made by compiling every module that is loaded
+    )
     text = history.read_text(encoding="utf-8")
     started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
     asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], text)))

@@ -81,7 +81,7 @@ async def test_a_full_disk_during_the_harvest_is_said_and_the_harvest_goes_on_on
 ) -> None:
     """A worker whose files must not grow over a limit stands for a full disk."""
     lane.sandbox.set_profile(answer_chars=answer_chars)
-    worker = lane.stack.start_worker()
+    worker = lane.stack.fork_worker()
     no_limit = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
     limit = 600_000 if answer_chars == 20_000 else 1_500_000
 

@@ -23,7 +23,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchStatus, HandlerPayload
 from nightmill.errors import BatchConflict, BatchNotFound
-from tests.lanes import PATIENCE, Lane, in_a_lane, shown, until
+from tests.lanes import HOST_DEPLOYMENT, PATIENCE, Lane, in_a_lane, shown, until
 from tests.stack import Stack, WebhookSink
 from workflows import policies
 
@@ -80,6 +80,7 @@ async def hosting(lane: Lane, nightmill: Nightmill, host: Host) -> AsyncIterator
         workflows=[TakeNote],
         activities=[host.take_note, host.answer_at_length],
         workflow_runner=UnsandboxedWorkflowRunner(),
+        deployment_config=HOST_DEPLOYMENT,
     ):
         yield
 

@@ -87,7 +87,7 @@ async def _recover(case: Case, stack: Stack, sink: WebhookSink, *, cancels: bool
     model = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5"}[case.provider]
     with stack.assembly() as assembly:
         nightmill = await stack.nightmill(assembly)
-        doomed = stack.start_worker(NIGHTMILL_FAIL_POINT=case.point)
+        doomed = stack.fork_worker(NIGHTMILL_FAIL_POINT=case.point)
         batch_id = await nightmill.submit(
             requests(REQUESTS), provider=case.provider, model=model,
             completion_handler={"kind": "webhook", "url": sink.url},
@@ -99,7 +99,7 @@ async def _recover(case: Case, stack: Stack, sink: WebhookSink, *, cancels: bool
                 cancel = asyncio.create_task(nightmill.cancel(batch_id))
             await asyncio.sleep(0.05)
         died = doomed.poll() == -9
-        stack.start_worker()
+        stack.fork_worker()
         ready = stack.worker_log().count("worker ready")
         while stack.worker_log().count("worker ready") == ready:
             await asyncio.sleep(0.05)

@@ -121,7 +121,7 @@ def test_another_worker_goes_on_where_one_died_with_the_workflow_in_its_cache(ow
     own.sandbox.set_profile(finish_after=None)
 
     async def go() -> float:
-        doomed = own.stack.start_worker()
+        doomed = own.stack.fork_worker()
         with own.stack.assembly() as assembly:
             nightmill = await own.stack.nightmill(assembly)
             batch_id = await own.submit(nightmill, poll_schedule=[timedelta(hours=1)])

@@ -20,7 +20,7 @@ from nightmill.client.converter import data_converter
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, HandlerPayload
 from nightmill.errors import BatchConflict, InvalidInput, NotConfigured
 from nightmill.sandbox import Fault
-from tests.lanes import PATIENCE, Lane, in_a_lane, shown, until
+from tests.lanes import HOST_DEPLOYMENT, PATIENCE, Lane, in_a_lane, shown, until
 from tests.stack import free_port, requests
 
 pytestmark = pytest.mark.server
@@ -150,7 +150,7 @@ async def test_a_batch_runs_as_the_child_of_a_host_s_workflow(lane: Lane) -> Non
     queue = f"{lane.stack.task_queue}-host"
     async with lane.running() as nightmill:
         await store(lane, nightmill, "child")
-        async with Worker(nightmill.temporal, task_queue=queue, workflows=[HostJob]):
+        async with Worker(nightmill.temporal, task_queue=queue, workflows=[HostJob], deployment_config=HOST_DEPLOYMENT):
             summary = await nightmill.temporal.execute_workflow(
                 HostJob.run, "child", id=f"host-{queue}", task_queue=queue
             )
@@ -163,7 +163,7 @@ async def test_canceling_the_host_s_workflow_cancels_its_batch_at_the_provider_a
     queue = f"{lane.stack.task_queue}-host"
     async with lane.running() as nightmill:
         await store(lane, nightmill, "child-canceled")
-        async with Worker(nightmill.temporal, task_queue=queue, workflows=[HostJob]):
+        async with Worker(nightmill.temporal, task_queue=queue, workflows=[HostJob], deployment_config=HOST_DEPLOYMENT):
             host = await nightmill.temporal.start_workflow(
                 HostJob.run, "child-canceled", id=f"host-{queue}", task_queue=queue
             )
@@ -202,7 +202,13 @@ async def test_a_host_s_own_workflow_or_activity_is_told_once(lane: Lane, kind: 
     queue = f"{lane.stack.task_queue}-host"
     handler = {"kind": kind, "type": "HostDone" if kind == "workflow" else "host_done", "task_queue": queue}
     async with lane.running() as nightmill:
-        async with Worker(nightmill.temporal, task_queue=queue, workflows=[HostDone], activities=[host_done]):
+        async with Worker(
+            nightmill.temporal,
+            task_queue=queue,
+            workflows=[HostDone],
+            activities=[host_done],
+            deployment_config=HOST_DEPLOYMENT,
+        ):
             batch_id = await lane.submit(nightmill, completion_handler=handler, metadata={"kind": kind})
             await nightmill.wait(batch_id, timeout=PATIENCE)
         assert nightmill.assembly.batches.get(batch_id).handler_dispatched_at is not None
@@ -222,7 +228,7 @@ CANARY_KEY = "sk-canary-77aa31"
 async def test_no_key_no_prompt_and_no_answer_is_in_history_or_log(lane: Lane) -> None:
     lane.set(OPENAI__API_KEY=CANARY_KEY)
     lane.sandbox.set_profile(rejected_keys=())
-    worker = lane.stack.start_worker()
+    worker = lane.stack.fork_worker()
     lane.sandbox.add_faults(
         Fault("status", operation="batches.get", status=500, body={"error": {"message": f"bad key {CANARY_KEY}"}})
     )

@@ -124,7 +124,7 @@ def stack(temporal_server: TemporalServer, sandbox: Sandbox, tmp_path: Path, sql
 @pytest.fixture
 def live(stack: Stack, cli: Cli) -> Iterator[Cli]:
     """Runs a command in this process on the stack, with a worker."""
-    stack.start_worker()
+    stack.fork_worker()
     with environment(stack.environment):
         yield cli
 

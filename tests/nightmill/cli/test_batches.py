@@ -143,7 +143,7 @@ def test_a_failing_handler_is_shown_and_dispatched_again(live: Cli, jsonl: Jsonl
 
 
 def test_a_key_that_is_not_accepted_is_shown_with_the_provider_s_words(stack: Stack, cli: Cli, jsonl: Jsonl) -> None:
-    stack.start_worker(NIGHTMILL_OPENAI__API_KEY="invalid")
+    stack.fork_worker(NIGHTMILL_OPENAI__API_KEY="invalid")
     with environment(stack.environment):
         ended = cli("batch", "submit", jsonl(requests(1)), *OPENAI, "--watch", "--json")
         [summary] = ended.lines
@@ -154,7 +154,7 @@ def test_a_key_that_is_not_accepted_is_shown_with_the_provider_s_words(stack: St
 
 
 def test_a_missing_key_is_shown_with_the_variable_to_set(stack: Stack, cli: Cli, jsonl: Jsonl) -> None:
-    stack.start_worker(NIGHTMILL_OPENAI__API_KEY="")
+    stack.fork_worker(NIGHTMILL_OPENAI__API_KEY="")
     with environment(stack.environment):
         ended = cli("batch", "submit", jsonl(requests(1)), *OPENAI, "--watch", "--json")
     assert ended.code == 1
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_batch(
     stack: Stack, cli: Cli, jsonl: Jsonl, sandbox: Sandbox, start_process: Any, tmp_path: Path
 ) -> None:
     sandbox.set_profile(finish_after=3600.0)
-    stack.start_worker()
+    stack.fork_worker()
     arguments = ("batch", "submit", jsonl(requests(2)), *OPENAI, "--id", "long", "--watch", "--json")
     with (
         start_process(*arguments, variables=stack.environment, folder=tmp_path) as watching,
@@ -197,7 +197,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_batch(
 
 
 def test_standard_input_is_read_to_its_end(stack: Stack, start_process: Any, tmp_path: Path) -> None:
-    stack.start_worker()
+    stack.fork_worker()
     lines = "".join(f"{json.dumps(request)}\n" for request in requests(3))
     arguments = ("batch", "submit", "-", *OPENAI, "--watch", "--json")
     with start_process(*arguments, variables=stack.environment, folder=tmp_path, stdin=-1) as submitting:
