@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.exceptions import TyperException
 
-from nightmill.cli import batch, db, demo, dev, doctor, sandbox, submit, worker
+from nightmill.cli import (
+    account,
+    batch,
+    db,
+    demo,
+    dev,
+    doctor,
+    document,
+    document_add,
+    document_export,
+    document_sync,
+    sandbox,
+    submit,
+    worker,
+)
 from nightmill.cli.ending import ExitCode, exit_code_of
 from nightmill.cli.output import note, one_line
 from nightmill.errors import NightmillError
@@ -33,8 +47,13 @@ app = typer.Typer(
     "  nightmill batch submit requests.jsonl --provider openai --model gpt-5-mini --watch",
 )
 app.add_typer(batch.app, name="batch")
+app.add_typer(account.app, name="account")
+app.add_typer(document.app, name="document")
 app.add_typer(db.app, name="db")
 submit.register(batch.app)
+document_add.register(document.app)
+document_sync.register(document.app)
+document_export.register(document.app)
 dev.register(app)
 worker.register(app)
 sandbox.register(app)
@@ -49,7 +68,7 @@ def settings(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Run LLM batches as durable Temporal workflows: never lost, submitted twice or delivered twice."""
+    """Run LLM batches as durable Temporal workflows, and keep the pages fresh that feed a knowledge base."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

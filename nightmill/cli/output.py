@@ -36,11 +36,12 @@ def wants_json(flag: bool | None) -> bool:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object as a line: decimals as strings, times as RFC 3339 in UTC."""
-    sys.stdout.write(json.dumps(values, default=_plain, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(values, default=plain, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON takes it: decimals as strings, times as RFC 3339 in UTC, durations as seconds."""
     if isinstance(value, datetime):
         return rfc3339(value)
     if isinstance(value, Decimal):
@@ -133,6 +134,8 @@ _STYLES = {
     "ended": "green",
     "delivered": "green",
     "ok": "green",
+    "synced": "green",
+    "updated": "green",
     "right": "green",
     "failed": "red",
     "fail": "red",
@@ -142,6 +145,7 @@ _STYLES = {
     "canceling": "yellow",
     "warn": "yellow",
     "in_progress": "cyan",
+    "syncing": "cyan",
     "submitted": "cyan",
 }
 

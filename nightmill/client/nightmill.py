@@ -31,6 +31,7 @@ from nightmill.storage import schema
 from nightmill.storage.retries import failed_requests
 
 if TYPE_CHECKING:
+    from nightmill.client.documents import Documents
     from nightmill.storage.models import BatchRow
     from nightmill.storage.results import Result
 
@@ -72,6 +73,13 @@ class Nightmill:
         with assembled(settings) as assembly:
             await asyncio.to_thread(schema.check, assembly.database)
             yield Nightmill(await connect(settings), assembly)
+
+    @property
+    def documents(self) -> Documents:
+        """Pages that are kept fresh: add, sync, read and purge them."""
+        from nightmill.client.documents import Documents
+
+        return Documents(self.temporal, self.assembly)
 
     async def submit(
         self,
