@@ -34,6 +34,15 @@ WORKER_STARTS_WITHIN = timedelta(seconds=60)
 PROVIDERS = ("openai", "anthropic", "google", "xai")
 
 
+DYNAMIC_CONFIG = (
+    'history.timerProcessorMaxTimeShift="1ms"',  # timers are exact to the millisecond, not to a second
+    # No account's documents wait for another's. Over more than one partition that is true only on average.
+    "matching.enableFairness=true",
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+)
+
+
 class NotReady(TransientError):
     """A part of the stack did not come up in time."""
 
@@ -146,10 +155,8 @@ class LocalStack:
 
     def start_temporal(self) -> RunningPart:
         """Start Temporal's development server, with its UI."""
-        # Timers are exact to the millisecond with this, to a second without.
-        tuning = 'history.timerProcessorMaxTimeShift="1ms"'
         arguments = ["--ip", LOOPBACK, "--port", str(self.port), "--ui-port", str(self.ui_port), "--log-level", "error"]
-        arguments += ["--dynamic-config-value", tuning]
+        arguments += [part for value in DYNAMIC_CONFIG for part in ("--dynamic-config-value", value)]
         if not self.in_memory:
             arguments += ["--db-filename", str(self.folder / "temporal.db")]
         found = temporal_program(self.environment)
