@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlmodel import col, select, update
 
 from nightmill.contracts import GONE, ActivityHandler, ChangePayload, ChangeRef, ChangeTold, WebhookHandler
 from nightmill.documents.delivery import ChangeDeliverer
 from nightmill.errors import AddressRefused, AnswerLost, InvalidInput, PermanentError, TransientError
-from nightmill.storage.document_models import AccountRow, DocumentRow, VersionRow
 from nightmill.storage.document_syncs import SyncRepository
 from nightmill.storage.documents import DocumentRepository
 from nightmill.storage.engine import Database
 from nightmill.web.outgoing import Outgoing
 from nightmill.webhooks import verify_delivery
+from tests.changes import ChangingDocument
 from tests.stack import SECRET, WebhookSink
-
-TEXTS = {
-    "aaa": "# Opening hours\n\nMonday to Friday\n\nCome in",
-    "bbb": "# Opening hours\n\nMonday to Thursday\n\nCome in\n\nBring a friend",
-    "ccc": "# Closed",
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,53 +51,12 @@ def told(database: Database, sink: WebhookSink, outgoing: Outgoing) -> Host:
     )
 
 
-class Host:
-    """A host with a webhook, and one document `d-1` of whose changes it wants to be told."""
+class Host(ChangingDocument):
+    """A host with a webhook that wants to be told of changes."""
 
     def __init__(self, database: Database, sink: WebhookSink, deliverer: ChangeDeliverer) -> None:
-        self.database, self.sink, self.deliverer = database, sink, deliverer
-        self.handler = WebhookHandler(kind="webhook", url=sink.url)
-
-    def has(self, fingerprint: str | None, **columns: Any) -> None:
-        """Store the document with a present content and the texts of all."""
-        now = datetime.now(UTC)
-        account = AccountRow(name="acme", created_at=now, change_handler=self.handler.model_dump(mode="json"))
-        with self.database.transaction() as session:
-            session.add(account)
-            session.flush()
-            row = DocumentRow(
-                **{
-                    "id": "d-1",
-                    "account_key": account.key,
-                    "collection": "help",
-                    "external_link": "https://example.org/hours#top",
-                    "link": "https://example.org/hours",
-                    "host": "example.org:443",
-                    "name": "Hours",
-                    "content_fingerprint": fingerprint,
-                    "created_at": now,
-                }
-                | columns
-            )
-            session.add(row)
-            session.flush()
-            session.add_all(
-                VersionRow(document_key=row.key or 0, fingerprint=name, content=text, stored_at=now)
-                for name, text in TEXTS.items()
-            )
-
-    def becomes(self, **columns: Any) -> None:
-        """Change the document's row."""
-        with self.database.transaction() as session:
-            session.connection().execute(update(DocumentRow).values(**columns))
-
-    @property
-    def row(self) -> DocumentRow:
-        with self.database.reading() as session:
-            return session.exec(select(DocumentRow).where(col(DocumentRow.id) == "d-1")).one()
-
-    def change(self, fingerprint: str) -> ChangeRef:
-        return ChangeRef(document_id="d-1", fingerprint=fingerprint, handler=self.handler)
+        super().__init__(database, WebhookHandler(kind="webhook", url=sink.url))
+        self.sink, self.deliverer = sink, deliverer
 
     def is_told_of(self, fingerprint: str) -> bool:
         """Deliver a change."""
@@ -254,16 +205,14 @@ def test_nobody_is_called_for_a_document_that_was_deleted(told: Host) -> None:
 
 def test_nobody_is_called_where_the_handler_was_taken_away(told: Host) -> None:
     told.has("aaa")
-    with told.database.transaction() as session:
-        session.connection().execute(update(AccountRow).values(change_handler=None))
+    told.has_nobody_to_tell()
     assert not told.is_told_of("aaa")
     assert told.sink.received == []
 
 
 def test_a_document_s_own_handler_counts_too(told: Host) -> None:
     told.has("aaa", change_handler=told.handler.model_dump(mode="json"))
-    with told.database.transaction() as session:
-        session.connection().execute(update(AccountRow).values(change_handler=None))
+    told.has_nobody_to_tell()
     assert told.is_told_of("aaa")
 
 
