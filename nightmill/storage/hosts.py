@@ -1,0 +1,192 @@
+"""One budget per host, over all workers and accounts: one request at a time, with a pause, and nobody holds a slot.
+
+Whoever is not granted the turn gets a place in the host's line, a time to come back at. The line is nothing but the
+time where it ends: a place whose holder died passes unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlmodel import Session, select
+
+from nightmill.storage.accounts import UPSERT
+from nightmill.storage.document_models import HostRow
+
+if TYPE_CHECKING:
+    from nightmill.storage.engine import Database
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+"""What `Retry-After` may ask for at most (D10)."""
+
+_NEWEST_SHARE = 0.3  # of the moving average: a host that turns slow is noticed after some requests
+_FIRST_GUESS = 1.0  # seconds that a request takes, of a host that was never asked
+_SHORTEST, _LONGEST = timedelta(seconds=0.2), timedelta(seconds=5)  # waits of those whose turn is past due
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whether a request may be sent to a host.
+
+    Attributes:
+        granted: It may, and `HostRepository.release` must follow.
+        wait: If not: when to ask again.
+        ticket: And the place in the line to ask with then; None for the urgent, who stand in no line.
+    """
+
+    granted: bool
+    wait: timedelta = timedelta(0)
+    ticket: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StoredRobots:
+    """What a host's robots.txt was.
+
+    Attributes:
+        status: The answer's status; None: there never was one.
+        body: The file; None where there is none.
+        crawl_delay: Seconds between requests that it asks for.
+        checked_at: When it was asked for last.
+        fetched_at: When there was an answer last.
+    """
+
+    status: int | None
+    body: str | None
+    crawl_delay: float | None
+    checked_at: datetime | None
+    fetched_at: datetime | None
+
+
+@dataclass(frozen=True)
+class HostRepository:
+    """Gives turns at hosts. Any thread may use it; several workers share it by the database."""
+
+    database: Database
+
+    def acquire(
+        self,
+        host: str,
+        *,
+        lease: str,
+        ticket: datetime | None,
+        urgent: bool,
+        delay: timedelta,
+        lease_for: timedelta,
+        now: datetime,
+    ) -> Turn:
+        """Ask for the turn at a host. Asking again with a lease that holds the turn keeps it.
+
+        Args:
+            host: `host:port`.
+            lease: Names the request, uniquely.
+            ticket: The place in the line that an earlier call gave.
+            urgent: Go before the line, as soon as the host is free.
+            delay: Pause between requests, unless robots.txt asks for a longer one.
+            lease_for: When the request is given up for lost, so that a killed worker does not block the host.
+            now: The present.
+        """
+        with self._locked(host) as row:
+            is_busy = row.lease not in (None, lease) and row.leased_until is not None and row.leased_until > now
+            free_at = max(row.free_at or now, now)
+            is_free = not is_busy and (free_at <= now or row.lease == lease)
+            pause, average = _pause(row, delay), timedelta(seconds=row.seconds or _FIRST_GUESS)
+            soon = max(free_at - now, min(max(average, _SHORTEST), _LONGEST) if is_busy else timedelta(0))
+            if ticket is not None and (row.line_ends_at is None or ticket >= row.line_ends_at):
+                ticket = None  # of another line
+            if ticket is not None and not urgent:
+                if ticket > now:
+                    return Turn(False, ticket - now, ticket)
+                if not is_free:
+                    if soon <= pause + _LONGEST:
+                        return Turn(False, soon, ticket)
+                    ticket = None  # `Retry-After` stops everybody: line up again, lest all come back at once
+            in_line = not urgent and ticket is None and row.line_ends_at is not None and row.line_ends_at > now
+            if is_free and not in_line:
+                row.lease, row.leased_until = lease, now + lease_for
+                return Turn(True)
+            if urgent:
+                return Turn(False, soon)
+            ticket = max(row.line_ends_at or now, free_at, now + average + pause if is_busy else now)
+            row.line_ends_at = ticket + pause + average
+            return Turn(False, ticket - now, ticket)
+
+    def release(
+        self,
+        host: str,
+        lease: str,
+        *,
+        seconds: float,
+        delay: timedelta,
+        failed: bool,
+        retry_after: timedelta | None,
+        now: datetime,
+    ) -> None:
+        """Give the turn back; the pause begins. One that lapsed and belongs to somebody else by now stays theirs.
+
+        Args:
+            host: `host:port`.
+            lease: The request.
+            seconds: What it took.
+            delay: See `acquire`.
+            failed: Whether the host failed it.
+            retry_after: How long the host asks everybody to stay away; an hour counts at most.
+            now: The present.
+        """
+        asked = min(max(retry_after or timedelta(0), timedelta(0)), LONGEST_RETRY_AFTER)
+        with self._locked(host) as row:
+            if row.lease == lease:
+                row.lease = row.leased_until = None
+            before = seconds if row.seconds is None else row.seconds
+            row.seconds = before + _NEWEST_SHARE * (seconds - before)
+            row.failures = row.failures + 1 if failed else 0
+            free_at = now + max(_pause(row, delay), asked)
+            row.free_at = max(row.free_at or free_at, free_at)
+
+    def robots(self, host: str) -> StoredRobots | None:
+        """Return what is known of the host's robots.txt; None where it was never asked for."""
+        with self.database.reading() as session:
+            row = session.get(HostRow, host)
+        if row is None or row.robots_checked_at is None:
+            return None
+        return StoredRobots(
+            row.robots_status, row.robots, row.crawl_delay, row.robots_checked_at, row.robots_fetched_at
+        )
+
+    def store_robots(
+        self, host: str, *, status: int, body: str | None, crawl_delay: float | None, now: datetime
+    ) -> None:
+        """Store the host's robots.txt, None where there is none, and the pause that it asks for."""
+        with self._locked(host) as row:
+            row.robots_status, row.robots, row.crawl_delay = status, body, crawl_delay
+            row.robots_checked_at = row.robots_fetched_at = now
+
+    def robots_failed(self, host: str, now: datetime) -> None:
+        """Store that robots.txt could not be had; what was known of it stays."""
+        with self._locked(host) as row:
+            row.robots_checked_at = now
+
+    @contextmanager
+    def _locked(self, host: str) -> Iterator[HostRow]:
+        """Hold the host's row, made if there is none; what the block changes in it is stored."""
+        with self.database.transaction() as session:
+            row = _load(session, host)
+            if row is None:
+                insert = UPSERT[self.database.dialect](HostRow).values(host=host, failures=0)
+                session.connection().execute(insert.on_conflict_do_nothing())
+                row = _load(session, host)
+            assert row is not None  # noqa: S101 - rows of hosts are never deleted
+            yield row
+            session.add(row)
+
+
+def _load(session: Session, host: str) -> HostRow | None:
+    return session.exec(select(HostRow).where(HostRow.host == host).with_for_update()).first()
+
+
+def _pause(row: HostRow, delay: timedelta) -> timedelta:
+    return max(delay, timedelta(seconds=row.crawl_delay or 0))
