@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.client import Client
@@ -20,17 +22,22 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import workflows
 from activities.batches import BatchActivities
+from activities.changes import ChangeActivities
+from activities.documents import DocumentActivities
 from activities.handlers import handler_workflow_finished
 from activities.heartbeats import HeartbeatInterceptor
+from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
+from nightmill.client.schedules import apply_schedule, sync_sweep
 from nightmill.errors import NightmillError
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
 from nightmill.telemetry import set_up_logging
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
+from workflows.document_sync import DocumentSync
 from workflows.provider_batch import ProviderBatch
 from workflows.story import SEARCH_ATTRIBUTES
 
@@ -40,40 +47,17 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 """How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is most of what
 recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
-WORKFLOWS = [ModelCompletionBatch, ProviderBatch]
+WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync]
 
 
 def build_worker(client: Client, assembly: Assembly) -> Worker:
     """Return a worker for Nightmill's workflows and activities; the caller runs it."""
     limits = assembly.settings.worker
-    activities = BatchActivities(
-        preparer=assembly.preparer,
-        submitter=assembly.submitter,
-        poller=assembly.poller,
-        settler=assembly.settler,
-        deliverer=assembly.deliverer,
-        batches=assembly.batches,
-        notifier=assembly.notifier,
-    )
     return Worker(
         client,
         task_queue=limits.task_queue,
         workflows=WORKFLOWS,
-        activities=[
-            activities.prepare_batch,
-            activities.submit_part,
-            activities.find_part,
-            activities.poll_part,
-            activities.cancel_part,
-            activities.harvest_part,
-            activities.settle_round,
-            activities.request_cancel,
-            activities.set_attention,
-            activities.begin_delivery,
-            activities.deliver_webhook,
-            activities.record_delivered,
-            handler_workflow_finished,
-        ],
+        activities=[*_batch_activities(assembly), *_document_activities(assembly), handler_workflow_finished],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
         # Off by default: it is a fifth of a worker's CPU. The tests run with it on (ADR 6).
@@ -85,6 +69,47 @@ def build_worker(client: Client, assembly: Assembly) -> Worker:
         interceptors=[HeartbeatInterceptor(), AdmissionInterceptor()],
         deployment_config=_deployment(),
     )
+
+
+def _batch_activities(assembly: Assembly) -> list[Callable[..., Any]]:
+    batches = BatchActivities(
+        preparer=assembly.preparer,
+        submitter=assembly.submitter,
+        poller=assembly.poller,
+        settler=assembly.settler,
+        deliverer=assembly.deliverer,
+        batches=assembly.batches,
+        notifier=assembly.notifier,
+    )
+    return [
+        batches.prepare_batch,
+        batches.submit_part,
+        batches.find_part,
+        batches.poll_part,
+        batches.cancel_part,
+        batches.harvest_part,
+        batches.settle_round,
+        batches.request_cancel,
+        batches.set_attention,
+        batches.begin_delivery,
+        batches.deliver_webhook,
+        batches.record_delivered,
+    ]
+
+
+def _document_activities(assembly: Assembly) -> list[Callable[..., Any]]:
+    documents = DocumentActivities(syncer=assembly.syncer, syncs=assembly.syncs, alerts=assembly.alerts)
+    changes = ChangeActivities(deliverer=assembly.change_deliverer, alerts=assembly.alerts)
+    return [
+        documents.sync_document,
+        documents.finish_sync,
+        documents.abandon_sync,
+        changes.begin_change,
+        changes.deliver_change,
+        changes.record_change_delivered,
+        changes.set_document_attention,
+        changes.find_change_told,
+    ]
 
 
 def _deployment() -> WorkerDeploymentConfig:
@@ -118,6 +143,8 @@ async def run(settings: Settings) -> None:
         schema.check(assembly.database)
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
+        if settings.documents.sweep:
+            await apply_schedule(client, ids.SYNC_SWEEP_SCHEDULE, sync_sweep(settings))
         worker = build_worker(client, assembly)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

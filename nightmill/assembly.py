@@ -17,15 +17,26 @@ from nightmill.completions.polling import Poller
 from nightmill.completions.preparation import Preparer
 from nightmill.completions.settlement import Settler
 from nightmill.completions.submission import Submitter
+from nightmill.documents.alerts import Alerts
+from nightmill.documents.delivery import ChangeDeliverer
+from nightmill.documents.extractor import Extractor
+from nightmill.documents.fetching import PageFetcher, open_page_client
+from nightmill.documents.politeness import Politeness, RobotsKeeper
+from nightmill.documents.syncing import Syncer
 from nightmill.notify import Notifier, SmtpServer
 from nightmill.providers.config import ProviderConfig
 from nightmill.providers.registry import PROVIDER_NAMES, open_provider
+from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.batches import BatchRepository
+from nightmill.storage.document_syncs import SyncRepository
+from nightmill.storage.documents import DocumentRepository
 from nightmill.storage.engine import Database, open_database
 from nightmill.storage.files import FileStore, open_file_store
+from nightmill.storage.hosts import HostRepository
 from nightmill.storage.outcomes import OutcomeRepository
 from nightmill.storage.provider_batches import ProviderBatchRepository
 from nightmill.storage.requests import RequestRepository
+from nightmill.web.guard import GuardedClient
 from nightmill.web.outgoing import Outgoing
 
 if TYPE_CHECKING:
@@ -115,6 +126,76 @@ class Assembly:
         return OutcomeRepository(self.database)
 
     @cached_property
+    def accounts(self) -> AccountRepository:
+        """The records of accounts."""
+        return AccountRepository(self.database)
+
+    @cached_property
+    def documents(self) -> DocumentRepository:
+        """The records of documents."""
+        return DocumentRepository(self.database)
+
+    @cached_property
+    def syncs(self) -> SyncRepository:
+        """What syncs write."""
+        return SyncRepository(self.database)
+
+    @cached_property
+    def hosts(self) -> HostRepository:
+        """The lines at hosts."""
+        return HostRepository(self.database)
+
+    @cached_property
+    def page_client(self) -> GuardedClient:
+        """Guarded connections to sites."""
+        return open_page_client(self.settings.documents)
+
+    @cached_property
+    def page_fetcher(self) -> PageFetcher:
+        """Gets pages."""
+        given = self.settings.documents
+        return PageFetcher(
+            self.page_client,
+            user_agent=given.user_agent,
+            fetch_timeout=given.fetch_timeout,
+            max_body=given.max_body,
+        )
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """Finds the contents of pages, in processes of its own."""
+        given = self.settings.documents
+        return Extractor(processes=given.extractors, timeout=given.extraction_timeout, max_html=given.max_html)
+
+    @cached_property
+    def politeness(self) -> Politeness:
+        """Gives turns at hosts."""
+        robots = RobotsKeeper(self.hosts, self.page_fetcher, self.settings.documents)
+        return Politeness(self.hosts, robots, self.settings.documents)
+
+    @cached_property
+    def syncer(self) -> Syncer:
+        """Syncs documents."""
+        return Syncer(
+            documents=self.documents,
+            syncs=self.syncs,
+            politeness=self.politeness,
+            fetcher=self.page_fetcher,
+            extractor=self.extractor,
+            settings=self.settings.documents,
+        )
+
+    @cached_property
+    def change_deliverer(self) -> ChangeDeliverer:
+        """Tells hosts of changes."""
+        return ChangeDeliverer(documents=self.documents, syncs=self.syncs, post_signed=self.outgoing.post_signed)
+
+    @cached_property
+    def alerts(self) -> Alerts:
+        """Tells operators of documents."""
+        return Alerts(self.syncs, self.notifier)
+
+    @cached_property
     def outgoing(self) -> Outgoing:
         """Guarded calls to addresses that users give."""
         hook = self.settings.webhook
@@ -188,8 +269,9 @@ class Assembly:
             for provider in self._providers.values():
                 provider.close()
             self._providers.clear()
-        if "outgoing" in vars(self):
-            self.outgoing.close()
+        for name in ("extractor", "page_client", "outgoing"):
+            if name in vars(self):
+                getattr(self, name).close()
         if "database" in vars(self):
             self.database.close()
 

@@ -65,14 +65,13 @@ class DocumentSync:
     async def _sync(self, document_id: str) -> SyncOutcome:
         while True:
             self._hurry = False
+            config = policies.titled(policies.PAGE_SYNC, "fetch, compare, update")
+            config["cancellation_type"] = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+            config["priority"] = self._priority()
             attempt = workflow.start_activity_method(
-                DocumentActivities.sync_document,
-                self._input(document_id),
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                priority=Priority(priority_key=1) if self._trigger is Trigger.MANUAL else Priority.default,
-                **policies.titled(policies.PAGE_SYNC, "fetch, compare, update"),
+                DocumentActivities.sync_document, self._input(document_id), **config
             )
-            await workflow.wait_condition(lambda attempt=attempt: attempt.done() or self._hurry)
+            await self._ended_or_hurried(attempt)
             if not attempt.done():
                 # The server ends an attempt that waits at once; one that runs does not hear of it and ends by itself.
                 attempt.cancel()
@@ -82,11 +81,23 @@ class DocumentSync:
                 if not self._hurry or not _was_waiting(error):
                     raise
 
+    async def _ended_or_hurried(self, attempt: workflow.ActivityHandle[SyncOutcome]) -> None:
+        await workflow.wait_condition(lambda: attempt.done() or self._hurry)
+
     async def _abandon(self, document_id: str) -> None:
         await workflow.execute_activity_method(
             DocumentActivities.abandon_sync,
             self._input(document_id),
             **policies.titled(policies.DATABASE_WRITE, "canceled: the document rests"),
+        )
+
+    def _priority(self) -> Priority:
+        """Return the priority of the trigger; whoever shares the workers fairly is as the start said."""
+        started = workflow.info().priority
+        return Priority(
+            priority_key=self._trigger.priority,
+            fairness_key=started.fairness_key,
+            fairness_weight=started.fairness_weight,
         )
 
     def _input(self, document_id: str) -> SyncInput:

@@ -206,7 +206,8 @@ class RobotsKeeper:
         return rules, True
 
     def _remember(self, host: str, body: str | None, at: float) -> RobotsRules:
-        rules = RobotsRules.read(body, agent=self._agent, longest_delay=self._longest_delay)
+        rules = RobotsRules.read(body, self._agent)
+        rules.crawl_delay = min(rules.crawl_delay or 0.0, self._longest_delay) or None
         with self._lock:
             self._parsed[host] = (at, rules)
             self._parsed.move_to_end(host)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from nightmill.contracts import (
+    GONE,
     MAX_CONTENT,
     ChangeRef,
     CompletionHandler,
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from nightmill.storage.documents import DocumentRepository, StoredDocument
 
 logger = logging.getLogger(__name__)
-
-GONE = "gone"
-"""Stands for a fingerprint where a page no longer exists."""
 
 TRANSIENT = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=5))
 """Pauses after the site's failures: four attempts in all."""
@@ -246,6 +244,7 @@ class _Run:
             duration_ms=self._duration_ms,
             now=_now(),
             done=silent,
+            before_commit=lambda: fail_point("sync.in_transaction"),
         )
         fail_point("sync.saved")
         change = None if silent else self._change(reading.fingerprint)
