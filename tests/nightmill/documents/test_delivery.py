@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,3 +244,12 @@ def test_only_webhooks_are_posted(told: Host) -> None:
     handler = ActivityHandler(kind="activity", type="on_change", task_queue="mine")
     with pytest.raises(InvalidInput, match="no webhook"):
         told.deliverer.deliver(ChangeRef(document_id="d-1", fingerprint="aaa", handler=handler))
+
+
+def test_the_documented_payload_is_what_handlers_get() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "handlers.md").read_text()
+    [example] = [
+        text for text in re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "change_id" in text
+    ]
+    given = json.loads(example)
+    assert ChangePayload.model_validate(given).model_dump(mode="json") == given
