@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from temporalio import workflow
@@ -31,14 +32,13 @@ async def deliver_change(change: ChangeRef) -> bool:
     workflow that goes on without us keeps its number until what it came to is stored.
 
     Raises:
-        ActivityError: Our own workflow is canceled.
-        ChildWorkflowError: The same.
+        CancelledError: Our own workflow is canceled.
     """
     try:
         complaint = await _call(change)
     except (ActivityError, ChildWorkflowError) as error:
         if workflow.cancellation_reason() is not None:
-            raise
+            raise asyncio.CancelledError from error
         complaint = handler_call.failed(error)
     if complaint is not None:
         await workflow.execute_activity_method(

@@ -59,11 +59,23 @@ _queues = itertools.count()
 
 @workflow.defn
 class Sync:
-    """A sync that has found a change."""
+    """A sync that has found a change; it cleans up when it is canceled."""
+
+    def __init__(self) -> None:
+        self._is_clean = False
 
     @workflow.run
     async def run(self, change: ChangeRef) -> bool:
-        return await deliver_change(change)
+        try:
+            return await deliver_change(change)
+        except asyncio.CancelledError:
+            self._is_clean = True
+            raise
+
+    @workflow.query
+    def is_clean(self) -> bool:
+        """Whether it heard of the cancel."""
+        return self._is_clean
 
 
 @dataclass
@@ -335,6 +347,7 @@ async def test_a_sync_that_is_canceled_while_it_tells_ends_canceled(scene: Scene
         await sync.result()
     assert isinstance(caught.value.cause, CancelledError)
     assert (await sync.describe()).status is WorkflowExecutionStatus.CANCELED
+    assert await sync.query(Sync.is_clean)
     assert scene.document.row.needs_attention is None
 
 
