@@ -151,9 +151,17 @@ def _read_packet(packet: bytes, protocol: int) -> Packet:
 
 @dataclass
 class Site:
-    """Answers HTTP on all addresses: `path()` redirects, `pages` are pages, everything else is a secret."""
+    """Answers HTTP on all addresses: with redirects, with pages, and everywhere else with a secret.
+
+    Attributes:
+        locations: Redirects, each under its number.
+        moved: Redirects by path.
+        pages: Media types and bodies by path.
+        served: Own address and path of each request.
+    """
 
     locations: list[tuple[int, bytes, str]] = field(default_factory=list)
+    moved: dict[str, str] = field(default_factory=dict)
     pages: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     served: list[tuple[str, str]] = field(default_factory=list)
 
@@ -194,6 +202,8 @@ class Site:
             if path.removeprefix(_REDIRECT).isdigit():
                 status, location, header = self.locations[int(path.removeprefix(_REDIRECT))]
                 headers += header.encode() + b": " + location + b"\r\n"
+            elif path in self.moved:
+                status, headers = 302, b"Location: " + self.moved[path].encode() + b"\r\n"
             elif path in self.pages:
                 kind, body = self.pages[path]
                 headers = b"Content-Type: " + kind.encode() + b"\r\n"
