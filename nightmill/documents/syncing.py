@@ -39,7 +39,8 @@ from nightmill.errors import (
     SyncSuperseded,
 )
 from nightmill.failpoints import fail_point
-from nightmill.storage.document_syncs import Skip, SyncStart
+from nightmill.storage.document_syncs import SyncStart
+from nightmill.storage.sync_state import Skip
 
 if TYPE_CHECKING:
     from nightmill.documents.extractor import Extractor
@@ -339,12 +340,9 @@ class _Run:
         )
         fail_point("sync.failed")
         outcome = self._failure(result, code, error, reason)
-        if (
-            gone_days >= self._settings.gone_after_days
-            and row.handled_fingerprint not in (None, GONE)
-            and self._handler is not None
-        ):
-            outcome = outcome.model_copy(update={"change": self._change(GONE)})
+        change = self._due_after_failure(gone_days)
+        if change is not None:
+            outcome = outcome.model_copy(update={"change": change})
         attention = None
         if failures >= self._settings.attention_after:
             attention = f"{failures} syncs failed one after the other, the last one with {code.value}"
@@ -391,6 +389,13 @@ class _Run:
         if fingerprint is None or self._row.handled_fingerprint == fingerprint or self._handler is None:
             return None
         return self._change(fingerprint)
+
+    def _due_after_failure(self, gone_days: int) -> ChangeRef | None:
+        """Return the news that the page is gone, or a change that the handler has not been told of before."""
+        handled = self._row.handled_fingerprint
+        if gone_days >= self._settings.gone_after_days and handled is not None:
+            return None if handled == GONE or self._handler is None else self._change(GONE)
+        return None if handled == GONE else self._handler_due(self._row.content_fingerprint)
 
     def _change(self, fingerprint: str) -> ChangeRef:
         assert self._handler is not None  # noqa: S101 - asked before
