@@ -42,8 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     count = Counter(item.path for item in items)
 
     def place(item: pytest.Item) -> tuple[bool, bool, int, Path]:
-        kills, server = (item.get_closest_marker(name) is not None for name in ("kill", "server"))
-        return not (kills and server), not server, -count[item.path], item.path
+        kills = item.get_closest_marker("kill") is not None
+        whole = item.get_closest_marker("server") is not None or "workflows" in item.path.parts
+        return not (kills and whole), not whole, -count[item.path], item.path
 
     first: dict[Path, tuple[bool, bool, int, Path]] = {}
     for item in items:

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import itertools
 import shutil
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -29,7 +28,6 @@ from nightmill.client.converter import data_converter
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchSummary
 from nightmill.sandbox import Profile, Sandbox
-from nightmill.settings import Settings
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
 from worker import build_worker
 from workflows.story import SEARCH_ATTRIBUTES
@@ -48,13 +46,6 @@ MODELS = {
 HOST_DEPLOYMENT = WorkerDeploymentConfig(WorkerDeploymentVersion("host", "1"), use_worker_versioning=False)
 
 _queues = itertools.count()
-_environment = threading.Lock()
-
-
-def settings_of(stack: Stack) -> Settings:
-    """Read a stack's settings; one lane at a time, for the environment is the whole process's."""
-    with _environment:
-        return stack.settings()
 
 
 @asynccontextmanager
@@ -62,7 +53,7 @@ async def running(stack: Stack, *, address: str | None = None) -> AsyncIterator[
     """Run a worker in this process, and give a client of it; `address` leads to the server by another way."""
     from nightmill.assembly import assembled
 
-    settings = settings_of(stack)
+    settings = stack.settings()
     with assembled(settings) as assembly:
         converter = data_converter(settings.encryption_key)
         client = await Client.connect(address or stack.server.address, data_converter=converter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -13,21 +14,30 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from temporalio.client import Client
+
 from nightmill.assembly import Assembly
-from nightmill.client.connection import connect
+from nightmill.client.converter import data_converter
 from nightmill.client.nightmill import Nightmill
 from nightmill.sandbox import Sandbox
 from nightmill.settings import Settings, load_settings
 from tests.forks import ForkedWorker, Forker
 
 ROOT = Path(__file__).parent.parent
+FAIRNESS = (
+    "matching.enableFairness=true",
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+)
+# The environment is the whole process's: of stacks in several threads, one at a time puts its own there or copies it.
+_environment = threading.RLock()
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -43,17 +53,31 @@ def temporal_binary() -> str:
     return beside_python("temporal")
 
 
+# Below the ports that kernels give to connections, else one may take it before the server does, or while it is down.
+# Every process begins elsewhere.
+_ports = itertools.cycle(range(10_000, 32_000))
+next(itertools.islice(_ports, os.getpid() * 641 % 22_000, None))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody uses, and that this process gives to nobody else."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
 class TemporalServer:
-    """A dev server process; `kill` and `start` again keep what it knew if it has a file."""
+    """A dev server process; `kill` and `start` again keep what it knew if it has a file.
+
+    Attributes:
+        fair: whether it obeys fairness keys, of one partition a queue: with more, each would be fair to itself only.
+    """
 
     database: Path | None = None
+    fair: bool = True
     port: int = field(default_factory=free_port)
     extra: tuple[str, ...] = ()
     log: Path | None = None
@@ -71,6 +95,9 @@ class TemporalServer:
             "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="1ms"',
             *self.extra,
         ]  # fmt: skip
+        if self.fair:
+            for setting in FAIRNESS:
+                command += ["--dynamic-config-value", setting]
         if self.database:
             command += ["--db-filename", str(self.database)]
         out = self.log.open("ab") if self.log else subprocess.DEVNULL
@@ -80,8 +107,6 @@ class TemporalServer:
         asyncio.run(self._wait())
 
     async def _wait(self) -> None:
-        from temporalio.client import Client
-
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -168,6 +193,9 @@ class Stack:
             "NIGHTMILL_BATCH__POLL_SCHEDULE": "[0.5]",
             "NIGHTMILL_BATCH__FIND_DELAYS": "[0,0.5,1]",
             "NIGHTMILL_BATCH__REFETCH_DELAYS": "[0.2,0.2,0.2]",
+            "NIGHTMILL_DOCUMENTS__ALLOW_PRIVATE_ADDRESSES": "true",
+            "NIGHTMILL_DOCUMENTS__HOST_DELAY": "0",
+            "NIGHTMILL_DOCUMENTS__SWEEP": "false",
             "NIGHTMILL_LOG_FORMAT": "json",
             # Off by default; here whatever is not deterministic is refused.
             "NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "true",
@@ -180,7 +208,7 @@ class Stack:
         return values | dict(self.extra)
 
     def settings(self) -> Settings:
-        with environment(self.environment):
+        with _environment, environment(self.environment):
             return load_settings()
 
     def start_worker(self, **extra: str) -> subprocess.Popen[bytes]:
@@ -189,7 +217,7 @@ class Stack:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker"],
             cwd=ROOT,
-            env={**os.environ, **self.environment, **extra},
+            env=self._whole_environment(extra),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -200,9 +228,15 @@ class Stack:
 
     def fork_worker(self, **extra: str) -> ForkedWorker:
         """Start a worker as `start_worker` does, in a tenth of the time: forked where its modules are imported."""
-        process = forker().start({**os.environ, **self.environment, **extra}, self.folder / "worker.log")
+        with _environment:
+            fork = forker()
+        process = fork.start(self._whole_environment(extra), self.folder / "worker.log")
         self.workers.append(process)
         return process
+
+    def _whole_environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        with _environment:
+            return {**os.environ, **self.environment, **extra}
 
     def worker_log(self) -> str:
         return (self.folder / "worker.log").read_text(errors="replace")
@@ -222,8 +256,8 @@ class Stack:
             yield assembly
 
     async def nightmill(self, assembly: Assembly) -> Nightmill:
-        with environment(self.environment):
-            client = await connect(assembly.settings)
+        converter = data_converter(assembly.settings.encryption_key)
+        client = await Client.connect(self.environment["TEMPORAL_ADDRESS"], data_converter=converter)
         return Nightmill(client, assembly)
 
 

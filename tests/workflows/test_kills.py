@@ -28,7 +28,9 @@ from tests.stack import Stack, TemporalServer, WebhookSink, requests
 pytestmark = [pytest.mark.server, pytest.mark.kill, pytest.mark.timeout(600)]
 
 LANES = 6
-RECOVERY = timedelta(seconds=15)
+# From the death on: 8 s until a heartbeat is missed, at most 5 s until the next attempt, 3 s of stickiness; and a busy
+# machine's share.
+RECOVERY = timedelta(seconds=20)
 REQUESTS = 12
 
 # These points are passed only if something goes wrong, or somebody cancels.
@@ -99,11 +101,11 @@ async def _recover(case: Case, stack: Stack, sink: WebhookSink, *, cancels: bool
                 cancel = asyncio.create_task(nightmill.cancel(batch_id))
             await asyncio.sleep(0.05)
         died = doomed.poll() == -9
+        began = time.monotonic()
         stack.fork_worker()
         ready = stack.worker_log().count("worker ready")
         while stack.worker_log().count("worker ready") == ready:
             await asyncio.sleep(0.05)
-        began = time.monotonic()
         before = len(stack.worker_log())
         while len(stack.worker_log()) == before and time.monotonic() < began + 60:
             await asyncio.sleep(0.05)
@@ -185,4 +187,4 @@ def check(recovery: Recovery, case: Case) -> None:
     else:
         assert recovery.status is BatchStatus.ENDED
         assert recovery.completed == REQUESTS
-    assert recovery.took < RECOVERY.total_seconds(), f"{recovery.took:.1f} s until the next worker went on"
+    assert recovery.took < RECOVERY.total_seconds(), f"{recovery.took:.1f} s until another worker went on"

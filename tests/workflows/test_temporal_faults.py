@@ -145,7 +145,7 @@ def test_another_worker_goes_on_where_one_died_with_the_workflow_in_its_cache(ow
 
 @in_a_lane
 async def test_long_work_keeps_its_heartbeat_and_holds_nobody_up(lane: Lane) -> None:
-    lane.sandbox.add_faults(Fault("delay", operation="files.create", seconds=5))  # the second beat is due at 4 s
+    lane.sandbox.add_faults(Fault("delay", operation="files.create", seconds=6))  # the second beat is due at 4 s
     gaps: list[float] = []
 
     async def tick() -> None:
@@ -157,7 +157,7 @@ async def test_long_work_keeps_its_heartbeat_and_holds_nobody_up(lane: Lane) -> 
     ticking = asyncio.create_task(tick())
     assert (await lane.run()).completed == 5
     ticking.cancel()
-    assert max(gaps) < 3
+    assert max(gaps) < 5, "the upload held the loop up"
     assert len(lane.asked("files.create")) == 1
     lane.assert_once()
 
