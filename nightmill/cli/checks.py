@@ -1,4 +1,4 @@
-"""What `nightmill doctor` looks at. Nothing here changes anything, but for a small file that is written and deleted."""
+"""What `nightmill doctor` looks at. What it writes to try something, a small file and a few workflows, it deletes."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Yield the findings, one check after the other."""
     from nightmill.assembly import assembled
+    from nightmill.cli.document_checks import examine_documents  # which is made of our findings
     from nightmill.settings import load_settings
 
     try:
@@ -82,6 +83,7 @@ def examine() -> Iterator[Finding]:
         yield _temporal_program()
         yield from _providers(assembly)
         yield _webhooks(settings)
+        yield from examine_documents(assembly)
         yield _space(settings)
         yield _clock(assembly)
 
@@ -106,7 +108,7 @@ def _database(assembly: Assembly) -> Iterator[Finding]:
     except StorageUnavailable as error:
         yield Finding("database", State.FAIL, str(error), "see NIGHTMILL_DATABASE_URL", unreachable=True)
     except Exception as error:  # noqa: BLE001 - drivers and URLs fail in many ways, and each is a finding
-        yield Finding("database", State.FAIL, _reason(error), "see NIGHTMILL_DATABASE_URL")
+        yield Finding("database", State.FAIL, reason_of(error), "see NIGHTMILL_DATABASE_URL")
 
 
 def _storage(assembly: Assembly) -> Finding:
@@ -116,7 +118,7 @@ def _storage(assembly: Assembly) -> Finding:
         readable = b"".join(assembly.files.read(key)) == b"written by nightmill doctor"
         assembly.files.delete(key)
     except Exception as error:  # noqa: BLE001 - object stores fail in many ways, and each is a finding
-        return Finding("file storage", State.FAIL, _reason(error), "see NIGHTMILL_STORAGE_URL")
+        return Finding("file storage", State.FAIL, reason_of(error), "see NIGHTMILL_STORAGE_URL")
     if not readable:
         return Finding("file storage", State.FAIL, "a file came back with other bytes", "see NIGHTMILL_STORAGE_URL")
     return Finding("file storage", State.OK, f"{assembly.settings.storage_url} takes and gives files")
@@ -134,7 +136,7 @@ async def _temporal(settings: Settings) -> list[Finding]:
     except NotConfigured as error:
         return [Finding("temporal", State.FAIL, str(error), "see NIGHTMILL_ENCRYPTION_KEY and the TEMPORAL_ variables")]
     except (NightmillError, RPCError) as error:
-        return [Finding("temporal", State.FAIL, _reason(error), unreachable=True)]
+        return [Finding("temporal", State.FAIL, reason_of(error), unreachable=True)]
     found = [Finding("temporal", State.OK, f"{temporal_address()} answers, server {version}")]
     try:
         found.append(await _namespace(client))
@@ -245,7 +247,7 @@ def _provider(assembly: Assembly, name: str, account: str | None) -> Finding:
     except NightmillError as error:
         return Finding(label, State.FAIL, str(error), f"check the network, and NIGHTMILL_{name.upper()}__BASE_URL")
     except Exception as error:  # noqa: BLE001 - one provider must not hide the others
-        return Finding(label, State.FAIL, _reason(error))
+        return Finding(label, State.FAIL, reason_of(error))
     return Finding(label, State.OK, "the key is accepted")
 
 
@@ -297,5 +299,6 @@ def _clock(assembly: Assembly) -> Finding:
     return Finding("clock", State.OK, f"{off.total_seconds():.1f} s off the database's")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error in a line."""
     return str(error) if isinstance(error, NightmillError) else f"{type(error).__name__}: {error}"

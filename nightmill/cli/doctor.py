@@ -1,4 +1,4 @@
-"""`nightmill doctor`: is everything there that batches need?"""
+"""`nightmill doctor`: is everything there that batches and documents need?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Check that all is there that batches need.
+    """Check that all is there that batches and documents need.
 
     Temporal, the database, the file storage, the providers' keys, and the machine. Exit code 0 if nothing fails, 5
     if Temporal or the database does not answer, 1 for everything else.
