@@ -23,7 +23,8 @@ LIBRARIES = ("trafilatura", "resiliparse", "html-to-markdown", "lxml")
 _TARGET = re.compile(r"(?<=\])\((?:[^()\s]|\([^()\s]*+\))*+(?:\s++\"[^\"\n]*+\")?+\s*+\)")
 _LINE_START = re.compile(r"^[ \t]*+(?:>[ \t]*+)*+(?:[-+*][ \t]++)?+", re.MULTILINE)
 _SIGN = re.compile(r"(?<![\w.)\]+\-\u2212\u2013])([-+\u2212\u2013])(?=[^\w\s]{0,4}\d)")
-_BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w]++(?=\d)")
+_POINTS, _COMMAS = re.compile(r"(?<=\d)\.(?=\d)"), re.compile(r"(?<=\d),(?=\d)")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=[^\w\ue002\ue003])[^\w]+?(?=\d)")
 
 # Of a private area, which is dropped from the texts first: nothing else is written like these.
 _MINUS, _PLUS, _POINT, _COMMA, _APART = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
@@ -62,13 +63,8 @@ def normalized(text: str) -> str:
     """Return what counts of a text, in one piece that is not for reading."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_INVISIBLE)
     text = _SIGN.sub(lambda found: _PLUS if found[1] == "+" else _MINUS, text)
-    return _BETWEEN_DIGITS.sub(_mark, text).translate(_COUNTING)
-
-
-def _mark(found: re.Match[str]) -> str:
-    if found[0] in {".", ","}:
-        return _POINT if found[0] == "." else _COMMA
-    return _APART + found[0]
+    text = _COMMAS.sub(_COMMA, _POINTS.sub(_POINT, text))
+    return _BETWEEN_DIGITS.sub(_APART + r"\g<0>", text).translate(_COUNTING)
 
 
 def words_of_markdown(markdown: str) -> str:
