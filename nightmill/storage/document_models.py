@@ -1,8 +1,9 @@
 """The tables of documents.
 
 `accounts` 1 ─ n `documents` 1 ─ n `document_versions` (texts, the present one among them) and 1 ─ n `document_events`
-(what happened). `hosts` is the politeness of all workers together. `crawls` 1 ─ n `crawl_pages`. Texts have a table of
-their own, so that the many small writes of a sync do not rewrite them.
+(what happened). `hosts` is the politeness of all workers together. `sweeps` 1 ─ n `sweep_picks` and `crawls` 1 ─ n
+`crawl_pages` are work that is under way. Texts have a table of their own, so that the many small writes of a sync do
+not rewrite them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer
+from sqlalchemy import JSON, ForeignKey, Index, Integer, String
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import MAX_NAME, SyncErrorCode, SyncResult, SyncStatus, SyncStep
@@ -230,6 +231,38 @@ class HostRow(SQLModel, table=True):
     robots_fetched_at: datetime | None = time_column()
 
 
+class SweepRow(SQLModel, table=True):
+    """One sweep, kept for a day, so that asking it again finds what it took.
+
+    Attributes:
+        id: The sweep's workflow run.
+        taken: `SweepTaken` as JSON.
+    """
+
+    __tablename__ = "sweeps"
+
+    id: str = Field(max_length=64, primary_key=True)
+    taken_at: datetime = time_column(nullable=False)
+    taken: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class SweepPickRow(SQLModel, table=True):
+    """A document that a sweep has taken.
+
+    Attributes:
+        position: In the order of the starts, from 0; there are gaps where documents were deleted since.
+        due_at: When it is due, which may be later than the sweep.
+    """
+
+    __tablename__ = "sweep_picks"
+    __table_args__ = (Index("ix_sweep_picks_document", "document_key"),)
+
+    sweep_id: str = Field(sa_column=Column(String(64), ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True))
+    position: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    document_key: int = _belongs_to("documents")
+    due_at: datetime = time_column(nullable=False)
+
+
 class CrawlRow(SQLModel, table=True):
     """One crawl of a site.
 
@@ -261,6 +294,9 @@ class CrawlPageRow(SQLModel, table=True):
         kind: `page` or `sitemap`.
         state: `waiting`, `done`, `failed` or `refused`.
         is_new: Whether it made a new document; None where it made none.
+        listed: Pages that a sitemap lists, which become documents without a look at them.
+        added: Of these, those that made new documents.
+        known: Of these, those that were documents before.
         gate_at: Its place in its host's line.
     """
 
@@ -277,6 +313,9 @@ class CrawlPageRow(SQLModel, table=True):
     kind: str = Field(default="page", max_length=16)
     state: str = Field(default="waiting", max_length=16)
     is_new: bool | None = None
+    listed: int = 0
+    added: int = 0
+    known: int = 0
     gate_at: datetime | None = time_column()
 
 
@@ -287,5 +326,7 @@ __all__ = [
     "DocumentEventRow",
     "DocumentRow",
     "HostRow",
+    "SweepPickRow",
+    "SweepRow",
     "VersionRow",
 ]

@@ -42,9 +42,9 @@ def add_document(database: Database) -> AddDocument:
     """Makes a document of an account, and the account if there is none; returns its id."""
 
     def add(document_id: str = "d1", *, account: str = "acme", plan: str | None = "daily", **columns: Any) -> str:
-        accounts = AccountRepository(database)
+        accounts, account_handler = AccountRepository(database), columns.pop("account_handler", None)
         if account not in {row.name for row in accounts.all()}:
-            accounts.add(account, plan, now=NOON, change_handler=columns.pop("account_handler", None))
+            accounts.add(account, plan, now=NOON, change_handler=account_handler)
         given = {"collection": "help", "link": a_link(document_id)} | columns
         new = NewDocument(id=document_id, account=account, **given)
         row, _ = DocumentRepository(database).add(new, NOON)

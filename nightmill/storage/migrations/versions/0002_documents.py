@@ -1,4 +1,4 @@
-"""Accounts, documents with their texts and events, hosts, and crawls."""
+"""Accounts, documents with their texts and events, hosts, sweeps and crawls."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -128,6 +128,20 @@ def upgrade() -> None:
         sa.Column("robots_fetched_at", UtcDateTime),
     )
     op.create_table(
+        "sweeps",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("taken_at", UtcDateTime, nullable=False),
+        sa.Column("taken", sa.JSON, nullable=False),
+    )
+    op.create_table(
+        "sweep_picks",
+        sa.Column("sweep_id", sa.String(64), sa.ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+        key_of("document_key", "documents"),
+        sa.Column("due_at", UtcDateTime, nullable=False),
+    )
+    op.create_index("ix_sweep_picks_document", "sweep_picks", ["document_key"])
+    op.create_table(
         "crawls",
         own_key(),
         sa.Column("id", sa.String(64), nullable=False, unique=True),
@@ -148,6 +162,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("is_new", sa.Boolean),
+        sa.Column("listed", sa.Integer, nullable=False),
+        sa.Column("added", sa.Integer, nullable=False),
+        sa.Column("known", sa.Integer, nullable=False),
         sa.Column("gate_at", UtcDateTime),
         sa.UniqueConstraint("crawl_key", "link", name="uq_crawl_pages_link"),
     )
@@ -166,7 +183,6 @@ def compress_texts() -> None:
 
 
 def downgrade() -> None:
-    for table in (
-        "crawl_pages", "crawls", "hosts", "document_events", "document_versions", "documents", "accounts"
-    ):  # fmt: skip
+    documents = ("document_events", "document_versions", "documents", "accounts")
+    for table in ("crawl_pages", "crawls", "sweep_picks", "sweeps", "hosts", *documents):
         op.drop_table(table)
