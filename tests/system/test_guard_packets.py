@@ -21,7 +21,7 @@ from nightmill.errors import NightmillError
 from nightmill.web.guard import WEB_PORTS, GuardedClient, guarded_client
 from tests.system.nameserver import A, Record, addresses, chain
 from tests.system.netns import ENTRY, ENTRY6, Lab, in_the_lab
-from tests.system.vectors import INNER4, INNER6, direct, named, octal_meanings
+from tests.system.vectors import INNER4, INNER6, direct, named, octal_meanings, of_tables
 
 # Twenty seconds of work in all; more where others use the machine, too.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -83,7 +83,7 @@ def _vectors(lab: Lab) -> list[str]:
     names = named()
     lab.names.add({name: [addresses(name, address)] for name, address in names.items()})
     lab.public |= octal_meanings()
-    found = [*direct(), *(f"{scheme}://{name}/" for name in names for scheme in ("http", "https"))]
+    found = [*direct(), *of_tables(), *(f"{scheme}://{name}/" for name in names for scheme in ("http", "https"))]
     assert len(found) >= 2_800
     return found
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+from AntiSSRF import IPAddressRanges
+from ssrfguard import DEFAULT_DENIED
 
 # Of each block that is not public one address or more, the metadata services of clouds first.
 INNER4 = {
@@ -165,6 +168,18 @@ def octal_meanings() -> set[str]:
         with suppress(OSError):  # an 8 or a 9 is no octal digit
             meant.add(IPv4Address(socket.inet_aton(host)))
     return {str(address) for address in meant if address.is_global and not address.is_multicast} - INNER4.keys()
+
+
+def of_tables() -> list[str]:
+    """Return the two ends and the middle of each block that either of two other tables refuses."""
+    refused = {block.network for block in DEFAULT_DENIED.blocks if block.reach.name == "DENIED"}
+    refused |= {ip_network(text) for text in IPAddressRanges.recommended_latest}
+    ends = dict.fromkeys(
+        address
+        for block in sorted(refused, key=str)
+        for address in (block[0], block[-1], block[block.num_addresses // 2])
+    )
+    return [f"http://[{address}]/" if address.version == 6 else f"http://{address}/" for address in ends]
 
 
 def named() -> dict[str, str]:
