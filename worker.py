@@ -23,9 +23,11 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 import workflows
 from activities.batches import BatchActivities
 from activities.changes import ChangeActivities
+from activities.crawls import CrawlActivities
 from activities.documents import DocumentActivities
 from activities.handlers import handler_workflow_finished
 from activities.heartbeats import HeartbeatInterceptor
+from activities.sweeps import SweepActivities
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
@@ -38,7 +40,9 @@ from nightmill.telemetry import set_up_logging
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
 from workflows.document_sync import DocumentSync
+from workflows.document_sync_sweep import DocumentSyncSweep
 from workflows.provider_batch import ProviderBatch
+from workflows.site_crawl import SiteCrawl
 from workflows.story import SEARCH_ATTRIBUTES
 
 logger = logging.getLogger("nightmill.worker")
@@ -47,7 +51,7 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 """How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is most of what
 recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
-WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync]
+WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync, DocumentSyncSweep, SiteCrawl]
 
 
 def build_worker(client: Client, assembly: Assembly) -> Worker:
@@ -100,6 +104,8 @@ def _batch_activities(assembly: Assembly) -> list[Callable[..., Any]]:
 def _document_activities(assembly: Assembly) -> list[Callable[..., Any]]:
     documents = DocumentActivities(syncer=assembly.syncer, syncs=assembly.syncs, alerts=assembly.alerts)
     changes = ChangeActivities(deliverer=assembly.change_deliverer, alerts=assembly.alerts)
+    sweeps = SweepActivities(assembly.sweeper)
+    crawls = CrawlActivities(assembly.crawler)
     return [
         documents.sync_document,
         documents.finish_sync,
@@ -109,6 +115,12 @@ def _document_activities(assembly: Assembly) -> list[Callable[..., Any]]:
         changes.record_change_delivered,
         changes.set_document_attention,
         changes.find_change_told,
+        sweeps.take_due_documents,
+        sweeps.start_document_syncs,
+        sweeps.record_sweep,
+        crawls.begin_crawl,
+        crawls.crawl_pages,
+        crawls.end_crawl,
     ]
 
 

@@ -18,16 +18,19 @@ from nightmill.completions.preparation import Preparer
 from nightmill.completions.settlement import Settler
 from nightmill.completions.submission import Submitter
 from nightmill.documents.alerts import Alerts
+from nightmill.documents.crawling import Crawler
 from nightmill.documents.delivery import ChangeDeliverer
 from nightmill.documents.extractor import Extractor
 from nightmill.documents.fetching import PageFetcher, open_page_client
 from nightmill.documents.politeness import Politeness, RobotsKeeper
+from nightmill.documents.sweeping import Sweeper
 from nightmill.documents.syncing import Syncer
 from nightmill.notify import Notifier, SmtpServer
 from nightmill.providers.config import ProviderConfig
 from nightmill.providers.registry import PROVIDER_NAMES, open_provider
 from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.batches import BatchRepository
+from nightmill.storage.crawls import CrawlRepository
 from nightmill.storage.document_syncs import SyncRepository
 from nightmill.storage.documents import DocumentRepository
 from nightmill.storage.engine import Database, open_database
@@ -36,6 +39,7 @@ from nightmill.storage.hosts import HostRepository
 from nightmill.storage.outcomes import OutcomeRepository
 from nightmill.storage.provider_batches import ProviderBatchRepository
 from nightmill.storage.requests import RequestRepository
+from nightmill.storage.sweeps import SweepRepository
 from nightmill.web.guard import GuardedClient
 from nightmill.web.outgoing import Outgoing
 
@@ -146,6 +150,11 @@ class Assembly:
         return HostRepository(self.database)
 
     @cached_property
+    def crawls(self) -> CrawlRepository:
+        """The records of crawls."""
+        return CrawlRepository(self.database)
+
+    @cached_property
     def page_client(self) -> GuardedClient:
         """Guarded connections to sites."""
         return open_page_client(self.settings.documents)
@@ -179,6 +188,24 @@ class Assembly:
         return Syncer(
             documents=self.documents,
             syncs=self.syncs,
+            politeness=self.politeness,
+            fetcher=self.page_fetcher,
+            extractor=self.extractor,
+            settings=self.settings.documents,
+        )
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """Chooses what is due."""
+        return Sweeper(SweepRepository(self.database), self.settings.documents)
+
+    @cached_property
+    def crawler(self) -> Crawler:
+        """Makes documents of sites."""
+        return Crawler(
+            accounts=self.accounts,
+            crawls=self.crawls,
+            documents=self.documents,
             politeness=self.politeness,
             fetcher=self.page_fetcher,
             extractor=self.extractor,

@@ -127,7 +127,8 @@ class DocumentSyncs:
         """
         handle = self.temporal.get_workflow_handle(ids.document_workflow_id(document_id), result_type=SyncOutcome)
         try:
-            return await handle.result()
+            ended: SyncOutcome = await handle.result()
+            return ended
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 reason = "terminated" if isinstance(error.cause, TerminatedError) else "canceled"

@@ -166,7 +166,8 @@ class Documents(DocumentSyncs):
         """
         handle = self.temporal.get_workflow_handle(ids.crawl_workflow_id(crawl_id), result_type=CrawlProgress)
         try:
-            return await handle.result()
+            ended: CrawlProgress = await handle.result()
+            return ended
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 return await self.crawl_progress(crawl_id)
@@ -205,7 +206,8 @@ class Documents(DocumentSyncs):
     async def wait_sweep(self, sweep_id: str) -> SweepSummary:
         """Return what a sweep started, once it has ended. See `sweep` for the errors."""
         try:
-            return await self._sweep(sweep_id).result()
+            ended: SweepSummary = await self._sweep(sweep_id).result()
+            return ended
         except WorkflowFailureError as error:
             raise failure_of("sweep", error) from error
         except RPCError as error:
@@ -214,9 +216,10 @@ class Documents(DocumentSyncs):
     async def sweep_progress(self, sweep_id: str) -> SweepSummary:
         """Ask a running sweep how far it has come; nothing where no worker answers yet."""
         try:
-            return await self._sweep(sweep_id).query(
+            answer: SweepSummary = await self._sweep(sweep_id).query(
                 "progress", result_type=SweepSummary, rpc_timeout=timedelta(seconds=5)
             )
+            return answer
         except RPCError:
             return SweepSummary()
 

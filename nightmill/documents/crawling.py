@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nightmill.documents.politeness import Politeness
     from nightmill.settings import DocumentSettings
     from nightmill.storage.accounts import AccountRepository
-    from nightmill.storage.crawls import CrawlRepository
+    from nightmill.storage.crawls import CrawlRepository, Kind, Limit
     from nightmill.storage.document_models import CrawlPageRow
     from nightmill.storage.documents import DocumentRepository
 
@@ -78,7 +78,7 @@ class Crawler:
         start = read_link(asked.start_url)
         self.accounts.get(asked.account)
         self.crawls.create(crawl_id, asked, now=now)
-        kind = "sitemap" if start.canonical.partition("?")[0].endswith(_SITEMAP_ENDS) else "page"
+        kind: Kind = "sitemap" if start.canonical.partition("?")[0].endswith(_SITEMAP_ENDS) else "page"
         self.crawls.add_links(crawl_id, [start.canonical], depth=0, kind=kind)
         fail_point("crawl.begun")
         return self.crawls.progress(crawl_id)
@@ -105,7 +105,7 @@ class Crawler:
                 )
         return CrawlStep(progress=self.crawls.progress(crawl_id))
 
-    def end(self, crawl_id: str, *, limit_hit: str | None, now: datetime) -> CrawlProgress:
+    def end(self, crawl_id: str, *, limit_hit: Limit | None, now: datetime) -> CrawlProgress:
         """Write that the crawl is over; a second call changes nothing."""
         self.crawls.end(crawl_id, limit_hit=limit_hit, now=now)
         return self.crawls.progress(crawl_id)
