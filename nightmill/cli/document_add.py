@@ -58,9 +58,11 @@ def add(
 
     A link that the collection has already is the same document, in all its spellings.
     """
+    from datetime import UTC, datetime
+
     from nightmill.cli.document_sync import sync_documents
-    from nightmill.cli.runtime import json_of, run_async, seconds_of
-    from nightmill.client.nightmill import Nightmill
+    from nightmill.cli.runtime import json_of, run_async, seconds_of, stored
+    from nightmill.documents.imports import read_document
 
     if no_sync and watch:
         raise InvalidInput("--no-sync, --watch: give one of the two")
@@ -68,26 +70,29 @@ def add(
     pause = seconds_of(interval, "--interval") if interval is not None else None
     as_json = wants_json(json_)
 
-    async def work() -> str:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.documents.add(
-                url,
-                account=account,
-                collection=collection,
-                name=name,
-                interval=pause,
-                change_handler=given,
-                sync=not (no_sync or watch),
-            )
-
-    document_id = run_async(work())
+    new = read_document(
+        {"account": account, "collection": collection, "url": url, "name": name, "interval": pause}
+        | {"change_handler": given}
+    )
+    with stored() as assembly:
+        row, is_new = assembly.documents.add(new, datetime.now(UTC))
+    document_id = row.id
     if watch:
         raise typer.Exit(sync_documents([document_id], watch=True, as_json=as_json))
     if as_json:
-        print_json({"document_id": document_id, "sync": None if no_sync else "started"})
+        print_json({"document_id": document_id, "is_new": is_new})
     else:
-        say(f"Document {document_id} is added" + ("." if no_sync else ", its sync has started."))
+        say(f"Document {document_id} {'is added' if is_new else 'is known already'}.")
         say(f"Look at it: nightmill document show {document_id}")
+    if not no_sync:
+        run_async(_start(document_id))
+
+
+async def _start(document_id: str) -> None:
+    from nightmill.client.nightmill import Nightmill
+
+    async with Nightmill.connect() as nightmill:
+        await nightmill.documents.sync_now(document_id)
 
 
 def import_(
