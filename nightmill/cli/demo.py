@@ -1,4 +1,4 @@
-"""The demonstration behind `make demo`: real requests through every provider of the sandbox, and a proof at the end."""
+"""The demonstration behind `make demo`: real requests through every sandbox provider, a real site, and a proof."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=50_000, help="Requests for each provider.")] = 1_000,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, to look at the UI.")] = False,
 ) -> None:
-    """Take requests through all four sandbox providers, and prove that nothing was lost or done twice."""
+    """Take requests through four providers, keep a site fresh, and prove that nothing was lost or done twice."""
     from nightmill.cli.runtime import run_async
     from nightmill.cli.stack import LocalStack, free_port
 
@@ -93,6 +93,9 @@ def demo(
 
 
 async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
+    from nightmill.cli import demo_documents
+    from nightmill.cli.demo_documents import keep_fresh
+    from nightmill.cli.demo_site import DemoSite
     from nightmill.cli.receiver import WebhookReceiver
     from nightmill.webhooks import new_secret
 
@@ -101,11 +104,19 @@ async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
         note("Starting Temporal, the sandbox and a worker …")
         nightmill = await _start(stack, receiver)
         note(f"Temporal's UI: {stack.ui_url}/namespaces/default/workflows")
-        courses = await _take_all(stack, nightmill, receiver, requests)
+        with DemoSite() as site:
+            # Beside the batches, which mostly wait.
+            fresh = asyncio.create_task(keep_fresh(nightmill, site, receiver))
+            courses = await _take_all(stack, nightmill, receiver, requests)
+            steps = await fresh
         _judge_all(stack, nightmill, receiver, courses, requests)
-        right = not any(course.wrong for course in courses)
+        right = not any(course.wrong for course in courses) and not any(step.wrong for step in steps)
         _report(courses, receiver, requests)
-        say(f"{len(courses)} batches, {time.monotonic() - began:.0f} s in all, with everything started from nothing.")
+        demo_documents.report(steps)
+        say(
+            f"{len(courses)} batches and a site, {time.monotonic() - began:.0f} s in all, with everything started from "
+            "nothing."
+        )
         say(f"Temporal's UI: {stack.ui_url}/namespaces/default/workflows" + ("" if keep else " (--keep leaves it up)"))
         if not right:
             note(f"nightmill: the demonstration failed; logs are in {stack.folder}/logs/")
@@ -120,6 +131,7 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
     from temporalio.client import Client
 
     from nightmill.assembly import Assembly
+    from nightmill.cli.demo_documents import ENVIRONMENT
     from nightmill.client.converter import data_converter
     from nightmill.client.nightmill import Nightmill
     from nightmill.settings import BatchSettings, Settings
@@ -133,6 +145,7 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
         "NIGHTMILL_WEBHOOK__SECRET": receiver.secret,
         "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
         "NIGHTMILL_LOG_FORMAT": "json",
+        **ENVIRONMENT,
     }
     settings = Settings(
         _env_file=None,

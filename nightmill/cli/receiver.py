@@ -45,6 +45,10 @@ class WebhookReceiver:
         """Return how many valid webhooks came for a batch."""
         return self._received[batch_id]
 
+    def changes(self, document_id: str) -> int:
+        """Return how many valid webhooks came for changes of a document."""
+        return sum(count for name, count in self._received.items() if name.startswith(f"{document_id}."))
+
     def _take(self, headers: dict[str, str], body: bytes) -> int:
         """Return the HTTP status to answer with."""
         try:
