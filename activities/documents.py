@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from nightmill.storage.document_syncs import SyncRepository
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
@@ -15,6 +14,7 @@ from nightmill.contracts import ChangeRef, SyncInput, SyncOutcome
 from nightmill.documents.alerts import Alerts
 from nightmill.documents.syncing import Syncer
 from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NotConfigured
+from nightmill.storage.document_syncs import SyncRepository
 
 AFTER_OUR_OWN_FAULT = timedelta(minutes=1)
 """When a sync goes on that our own set-up holds up; it costs the document no attempt."""

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from nightmill.documents.sweeping import Sweeper
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import (
@@ -34,6 +33,7 @@ from nightmill.contracts import (
     TakeInput,
     Trigger,
 )
+from nightmill.documents.sweeping import Sweeper
 from nightmill.failpoints import fail_point
 
 AT_ONCE = 8

@@ -128,7 +128,6 @@ class DocumentSyncs:
         handle = self.temporal.get_workflow_handle(ids.document_workflow_id(document_id), result_type=SyncOutcome)
         try:
             ended: SyncOutcome = await handle.result()
-            return ended
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 reason = "terminated" if isinstance(error.cause, TerminatedError) else "canceled"
@@ -138,6 +137,8 @@ class DocumentSyncs:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise DocumentNotFound(f"no sync of document {document_id[:80]!r} is known to Temporal") from None
             raise TemporalUnreachable(f"document {document_id}: Temporal answered {error.message!r}") from error
+        else:
+            return ended
 
     async def sync(self, document_id: str) -> SyncOutcome:
         """Sync a document now and return what it came to. See `sync_now` and `wait` for the errors."""

@@ -167,7 +167,6 @@ class Documents(DocumentSyncs):
         handle = self.temporal.get_workflow_handle(ids.crawl_workflow_id(crawl_id), result_type=CrawlProgress)
         try:
             ended: CrawlProgress = await handle.result()
-            return ended
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 return await self.crawl_progress(crawl_id)
@@ -176,6 +175,8 @@ class Documents(DocumentSyncs):
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise CrawlNotFound(f"no crawl {crawl_id[:80]!r} is known to Temporal") from None
             raise TemporalUnreachable(f"crawl {crawl_id}: Temporal answered {error.message!r}") from error
+        else:
+            return ended
 
     async def sweep(self, *, limit: int | None = None, account: str | None = None) -> SweepSummary:
         """Start the syncs that are due, as the schedule does, and return what was started and what was left.
@@ -207,11 +208,12 @@ class Documents(DocumentSyncs):
         """Return what a sweep started, once it has ended. See `sweep` for the errors."""
         try:
             ended: SweepSummary = await self._sweep(sweep_id).result()
-            return ended
         except WorkflowFailureError as error:
             raise failure_of("sweep", error) from error
         except RPCError as error:
             raise TemporalUnreachable(f"sweep: Temporal answered {error.message!r}") from error
+        else:
+            return ended
 
     async def sweep_progress(self, sweep_id: str) -> SweepSummary:
         """Ask a running sweep how far it has come; nothing where no worker answers yet."""
@@ -219,9 +221,10 @@ class Documents(DocumentSyncs):
             answer: SweepSummary = await self._sweep(sweep_id).query(
                 "progress", result_type=SweepSummary, rpc_timeout=timedelta(seconds=5)
             )
-            return answer
         except RPCError:
             return SweepSummary()
+        else:
+            return answer
 
     def _sweep(self, sweep_id: str) -> WorkflowHandle[Any, SweepSummary]:
         return self.temporal.get_workflow_handle(sweep_id, result_type=SweepSummary)
