@@ -23,10 +23,10 @@ class Authority:
         """Trust this authority and no other."""
         return ssl.create_default_context(cadata=_pem(self._certificate).decode())
 
-    def server_context(self, host: str) -> ssl.SSLContext:
-        """Serve as `host`."""
+    def server_context(self, host: str, *, days: int = 1) -> ssl.SSLContext:
+        """Serve as `host`; with negative `days` the certificate has expired so long ago."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_name(host), key, [x509.SubjectAlternativeName([x509.DNSName(host)])])
+        certificate = self._sign(_name(host), key, [x509.SubjectAlternativeName([x509.DNSName(host)])], days)
         path = self._folder / f"{host}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -37,7 +37,7 @@ class Authority:
         return context
 
     def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extensions: list[x509.ExtensionType]
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extensions: list[x509.ExtensionType], days: int = 1
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
@@ -46,8 +46,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now - timedelta(days=30))
+            .not_valid_after(now + timedelta(days=days))
         )
         for extension in extensions:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
