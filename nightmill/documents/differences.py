@@ -1,8 +1,9 @@
 """Which paragraphs of a text are new and which are gone, for change handlers and for people.
 
 In time O(n log n) whatever the texts are: the k-th occurrence of a paragraph in the old text belongs to the k-th in the
-new one, and the longest run of such pairs that are in the same order in both is what was kept. Where no paragraph occurs
-twice this is exactly the longest common subsequence, which the standard library's `difflib` takes quadratic time for.
+new one, and the longest run of such pairs that are in the same order in both is what was kept. Where no paragraph
+occurs twice this is exactly the longest common subsequence, which the standard library's `difflib` takes quadratic
+time for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from nightmill.contracts import ParagraphDiff
-from nightmill.documents.fingerprint import digest, normalized, words_of_markdown
+from nightmill.documents.fingerprint import normalized, words_of_markdown
 
 MAX_POSITIONS = 100
 """Positions that a diff names; the numbers count all."""
@@ -74,8 +75,8 @@ def compare(old: str | None, new: str) -> ParagraphDiff:
 def shown(old: str | None, new: str, *, context: int = 1) -> Iterator[str]:
     """Yield lines for people; the first two characters say what each is.
 
-    `"- "` is gone, `"+ "` is new, `"~ "` is a paragraph with words `[-gone-]` and `{+new+}`, `"  "` is the same as before,
-    `"@@"` says how many same paragraphs are left out. Nothing comes out when the texts are the same.
+    `"- "` is gone, `"+ "` is new, `"~ "` is a paragraph with words `[-gone-]` and `{+new+}`, `"  "` is the same as
+    before, `"@@"` says how many same paragraphs are left out. Nothing comes out when the texts are the same.
 
     Args:
         old: The text before, if there was one.
@@ -157,8 +158,7 @@ def _marked(mark: str, text: str) -> str:
 
 def _keyed(texts: Sequence[str]) -> list[tuple[int, str]]:
     """Return position and key of each paragraph that says something."""
-    keys = ((at, words_of_markdown(text)) for at, text in enumerate(texts))
-    return [(at, digest(words)) for at, words in keys if normalized(words)]
+    return [(at, key) for at, text in enumerate(texts) if (key := normalized(words_of_markdown(text)))]
 
 
 def _matches(before: Sequence[str], after: Sequence[str]) -> list[tuple[int, int]]:

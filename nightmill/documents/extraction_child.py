@@ -1,8 +1,8 @@
 """The process that reads pages: `python -m nightmill.documents.extraction_child PARENT_PID SECONDS`.
 
-It is started and killed by `nightmill.documents.extractor`, which it talks to over its standard input, a socket. It gets
-pages from anywhere and trusts none: it has no environment of ours, opens no files to write, has bounds of memory and
-processor time, and dies with the worker.
+It is started and killed by `nightmill.documents.extractor`, which it talks to over its standard input, a socket. It
+gets pages from anywhere and trusts none: it has no environment of ours, opens no files to write, has bounds of memory
+and processor time, and dies with the worker.
 """
 
 from __future__ import annotations

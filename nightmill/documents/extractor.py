@@ -38,7 +38,7 @@ MAX_PAGES = 1_000
 """Pages that a process reads before it is replaced: a start for each of them costs a thousandth of a start more."""
 
 MAX_MEMORY = 512 * 1024 * 1024
-"""Bytes that a process may hold between two pages; it starts with 90 MB, and memory of large pages does not come back."""
+"""Bytes that a process may hold between two pages; it starts with 60 MB, and after large pages some remain."""
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 _ROOT = Path(__file__).parents[2]

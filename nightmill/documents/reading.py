@@ -1,7 +1,7 @@
 """What a page says: content, title, canonical link and fingerprint, or why there is no content.
 
-A pure function of the page's bytes. It runs in a process of its own (`nightmill.documents.extractor`), for what it calls
-may take minutes, or gigabytes, for a page that was made for that.
+A pure function of the page's bytes. It runs in a process of its own (`nightmill.documents.extractor`), for what it
+calls may take minutes, or gigabytes, for a page that was made for that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The texts of an HTML page: its main content in markdown, the same found in another way, and what is visible of it.
 
-Importing this costs half a CPU second and 50 MB, which only the processes that read pages spend.
+Importing this costs half a CPU second and 30 MB, which only the processes that read pages spend.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MUCH_VISIBLE = 1_000
 """And this is much more."""
 
 MANY_ELEMENTS = 15_000
-"""A page of more is taken whole: Trafilatura takes 0.1 to 0.2 ms for an element, html-to-markdown a hundredth of that."""
+"""A page of more is taken whole: Trafilatura takes some 0.1 ms for an element, html-to-markdown a hundredth of it."""
 
 _OF_HEADS = frozenset(("title", "meta", "link", "base", "script", "style", "noscript", "template"))
 _MAX_LINK = 2_000
@@ -104,7 +104,7 @@ def _parsed(html: str) -> HtmlElement | None:
 
 
 def _make_body(tree: HtmlElement) -> None:
-    """Give a page without `<body>` one: libxml2 takes the first element that it does not know for a part of the head."""
+    """Give a page without `<body>` one: libxml2 takes elements that it does not know for parts of the head."""
     body = tree.makeelement("body")
     outside = [child for child in tree if child.tag != "head"]
     head = tree.find("head")
