@@ -39,6 +39,9 @@ from nightmill.failpoints import fail_point
 AT_ONCE = 8
 """Starts on their way at the same time: Temporal's answers take longer than our questions."""
 
+SWEEP_MEMO = "nightmill_sweep"
+"""The memo of a sync that says which sweep has started it."""
+
 _ACCOUNT = SearchAttributeKey.for_keyword(ids.ACCOUNT_ATTRIBUTE)
 _TRIGGER = SearchAttributeKey.for_keyword(ids.TRIGGER_ATTRIBUTE)
 
@@ -63,7 +66,7 @@ class SweepActivities:
 
     @activity.defn
     async def start_document_syncs(self, asked: StartInput) -> StartOutcome:
-        """Start a page of what the sweep took; a second run finds those that run, and starts the others."""
+        """Start a page of what the sweep took; a second run starts what the first one did not."""
         with temporal_errors():
             picks = await asyncio.to_thread(self.sweeper.picks, asked.sweep_id, first=asked.first, count=asked.count)
             client, gate = activity.client(), asyncio.Semaphore(AT_ONCE)
@@ -72,7 +75,7 @@ class SweepActivities:
             async def start(pick: SweepPick) -> bool:
                 nonlocal done
                 async with gate:
-                    is_new = await _start(client, pick, asked.task_queue)
+                    is_new = await _start(client, pick, asked)
                 done += 1
                 tell({"started": asked.first + done})
                 if done == asked.count // 2:
@@ -92,14 +95,16 @@ class SweepActivities:
         activity.logger.info("document sweep", extra=summary.model_dump())
 
 
-async def _start(client: Client, pick: SweepPick, task_queue: str) -> bool:
-    """Start one sync; False: it is being synced already."""
+async def _start(client: Client, pick: SweepPick, asked: StartInput) -> bool:
+    """Start one sync of this sweep, once; False: it is being synced already, for somebody else."""
+    if pick.has_begun:  # by an attempt of ours that died before it could say so, or by a person since
+        return True
     try:
         await client.start_workflow(
             "DocumentSync",
             DocumentSyncInput(document_id=pick.document_id, trigger=Trigger.SWEEP),
             id=ids.document_workflow_id(pick.document_id),
-            task_queue=task_queue,
+            task_queue=asked.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             start_delay=pick.delay or None,
@@ -111,9 +116,13 @@ async def _start(client: Client, pick: SweepPick, task_queue: str) -> bool:
             search_attributes=TypedSearchAttributes(
                 [SearchAttributePair(_ACCOUNT, pick.account), SearchAttributePair(_TRIGGER, Trigger.SWEEP.value)]
             ),
+            memo={SWEEP_MEMO: asked.sweep_id},
             static_summary=f"sweep: {pick.account}",
         )
-    except WorkflowAlreadyStartedError:
+    except WorkflowAlreadyStartedError as error:
+        running = client.get_workflow_handle(error.workflow_id, run_id=error.run_id)
+        if await (await running.describe()).memo_value(SWEEP_MEMO, "", type_hint=str) == asked.sweep_id:
+            return True
         telemetry.record_sync(
             SyncOutcome(document_id=pick.document_id, account=pick.account, result=SyncResult.ALREADY_SYNCING)
         )

@@ -275,12 +275,14 @@ class SweepPick(Outcome):
         account: Its account, the fairness key.
         weight: Its plan's weight.
         delay: How long it is not yet due.
+        has_begun: Whether a sync of it has begun since the sweep took it.
     """
 
     document_id: str
     account: str
     weight: float = 1.0
     delay: timedelta = timedelta(0)
+    has_begun: bool = False
 
 
 class SweepSummary(Outcome):

@@ -72,6 +72,7 @@ class Sweeper:
                 account=taken.account,
                 weight=plans.plan_of(taken.plan, self.settings.plans).weight,
                 delay=max(timedelta(0), taken.due_at - present),
+                has_begun=taken.has_begun,
             )
             for taken in self.sweeps.picks(sweep_id, first=first, count=count)
         ]

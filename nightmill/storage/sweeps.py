@@ -75,6 +75,7 @@ class TakenDocument(NamedTuple):
     account: str
     plan: str | None
     due_at: datetime
+    has_begun: bool
 
 
 Turns = Callable[[Sequence[DueAccount]], Sequence[str]]
@@ -194,7 +195,7 @@ class SweepRepository:
     def picks(self, sweep_id: str, *, first: int, count: int) -> list[TakenDocument]:
         """Return what a sweep has taken, from position `first` on; documents deleted since are left out."""
         query = (
-            select(_DOCUMENT.id, _ACCOUNT.name, _ACCOUNT.plan, _PICK.due_at)
+            select(_DOCUMENT.id, _ACCOUNT.name, _ACCOUNT.plan, _PICK.due_at, _DOCUMENT.queued_until.is_(None))
             .select_from(_JOINED.join(_TABLES["sweep_picks"], _PICK.document_key == _DOCUMENT.key))
             .where(_PICK.sweep_id == sweep_id, _PICK.position >= first, _PICK.position < first + count)
             .order_by(_PICK.position)
