@@ -71,30 +71,34 @@ class DocumentSyncs:
         """
         stored = await asyncio.to_thread(self.assembly.documents.get, document_id)
         try:
-            for _ in range(3):  # a sync may end between the refusal of ours and the signal to it
-                try:
-                    await self._start_sync(stored)
-                except WorkflowAlreadyStartedError:
-                    if await self._hurry(document_id):
-                        telemetry.record_sync(_already_syncing(stored))
-                        return "already_syncing"
-                else:
-                    return "started"
+            try:
+                await self._start_sync(stored, id_conflict_policy=WorkflowIDConflictPolicy.FAIL)
+            except WorkflowAlreadyStartedError:
+                # A plain signal does not wake a sync that a sweep has started for later; one with a start does.
+                # One that has ended meanwhile is followed by another one.
+                await self._start_sync(
+                    stored, id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING, start_signal="sync_now"
+                )
+                telemetry.record_sync(_already_syncing(stored))
+                return "already_syncing"
         except RPCError as error:
             raise TemporalUnreachable(f"document {document_id}: Temporal answered {error.message!r}") from error
-        raise TemporalUnreachable(f"document {document_id}: its syncs end faster than they can be asked")
+        return "started"
 
-    async def _start_sync(self, stored: StoredDocument) -> None:
+    async def _start_sync(
+        self, stored: StoredDocument, *, id_conflict_policy: WorkflowIDConflictPolicy, start_signal: str | None = None
+    ) -> None:
         row, account = stored.row, stored.account
         await self.temporal.start_workflow(
             SYNC,
             DocumentSyncInput(document_id=row.id),
             id=ids.document_workflow_id(row.id),
             task_queue=self.assembly.settings.worker.task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            id_conflict_policy=id_conflict_policy,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             priority=self.priority_of(Trigger.MANUAL.priority, account),
             search_attributes=attributes(account.name, Trigger.MANUAL),
+            start_signal=start_signal,
             static_summary=row.external_link[:200],
         )
 
@@ -106,16 +110,6 @@ class DocumentSyncs:
             fairness_key=ids.fairness_key(account.name),
             fairness_weight=plan.weight if plan is not None else 1.0,
         )
-
-    async def _hurry(self, document_id: str) -> bool:
-        """Bring an attempt forward; False: the sync has ended meanwhile."""
-        try:
-            await self.temporal.get_workflow_handle(ids.document_workflow_id(document_id)).signal("sync_now")
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return True
 
     async def wait(self, document_id: str) -> SyncOutcome:
         """Return what the sync that is under way came to, or the last one.
