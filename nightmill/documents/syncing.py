@@ -306,12 +306,13 @@ class _Run:
         code = SyncErrorCode.SYNC_ERROR
         spent = self._row.spent_unexpected
         if spent >= len(UNEXPECTED):
+            attempt = self._failed(SyncResult.UNEXPECTED_RETRY_EXHAUSTED, code, error, reason=type(error).__name__)
+            # After it is written: where that fails, the next attempt comes here again.
             logger.error(
                 "document sync failed for good",
                 extra={"document": self._row.id, "account": self._account.name},
                 exc_info=error,
             )
-            attempt = self._failed(SyncResult.UNEXPECTED_RETRY_EXHAUSTED, code, error, reason=type(error).__name__)
             message = f"{type(error).__name__} in each of {spent + 1} attempts; the worker's log shows where"
             return Attempt(attempt.outcome, needs_attention=message)
         logger.info("document sync stumbled", extra={"document": self._row.id}, exc_info=error)
