@@ -113,6 +113,8 @@ def _host_name(parts: SplitResult, external: str) -> str:
         name = name.removesuffix(".")
         if not name.isascii():
             name = idna.encode(name, uts46=True, transitional=False).decode()
+        elif "xn--" in name:
+            idna.decode(name)
     except (ValueError, UnicodeError):  # idna's errors are UnicodeErrors
         _refuse(external, "not a valid host name")
     if not _HOST.fullmatch(name):

@@ -237,7 +237,7 @@ class GuardedClient:
             raise AddressRefused(f"{where}: {error}") from None
         except httpx.HTTPError as error:
             raise failure(error, where) from None
-        except httpx.InvalidURL:  # httpx reads where any redirect leads, followed or not: `mailto:x`
+        except (httpx.InvalidURL, UnicodeError):  # httpx reads where any redirect leads: `mailto:x`, `http://xn--a/`
             raise AddressRefused(f"{where}: redirects to something that is no address") from None
 
 
@@ -316,10 +316,14 @@ def checked_url(text: str) -> httpx.URL:
         raise AddressRefused("not a valid address") from None
     if len(text) > _MAX_URL:
         raise AddressRefused(f"the address is longer than {_MAX_URL:,} characters")
-    if url.scheme not in {"http", "https"} or not url.host:
+    try:
+        host = url.host
+    except UnicodeError:  # `xn--` and something that it cannot be
+        raise AddressRefused("not a valid address") from None
+    if url.scheme not in {"http", "https"} or not host:
         raise AddressRefused("only http:// and https:// addresses with a host are connected to")
     if url.userinfo:
-        raise AddressRefused(f"{_shown(url.host)}: an address must not hold a user or a password")
+        raise AddressRefused(f"{_shown(host)}: an address must not hold a user or a password")
     return url
 
 

@@ -291,7 +291,7 @@ def test_a_redirect_to_another_sites_home_or_from_home_to_home_is_none_of_that(
     "target",
     [
         "http://127.0.0.1/", "http://inner.example/", "http://169.254.169.254/latest", "http://[::1]/",
-        "http://site.example:22/", "ftp://site.example/", "file:///etc/passwd", "http://user:geheim@site.example/",
+        "http://site.example:22/", "ftp://site.example/", "file:///etc/passwd", "http://user:geheim@site.example/", "http://xn--a/",
     ],
 )  # fmt: skip
 def test_what_is_not_connected_to_is_blocked_directly_and_behind_a_redirect(
@@ -369,7 +369,7 @@ def test_a_host_that_cannot_be_reached_is_transient(internet: Internet, fetcher:
     "link",
     [
         "https://.a.example/", "http://a..b/", "http://" + "a" * 70 + ".example/", "https://*/", "http://x_y/", "",
-        "http://", "http://\u3002/", "http://site.example:99999/",
+        "http://", "http://xn--a/", "http://\u3002/", "http://site.example:99999/",
     ],
 )  # fmt: skip
 def test_no_link_raises_anything_but_an_error_of_pages(fetcher: PageFetcher, link: str) -> None:

@@ -51,7 +51,8 @@ def test_all_spellings_of_a_link_have_one_canonical_form(text: str, canonical: s
         "", "example.com/page", "//example.com/", "ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)",
         "http://", "http:///path", "http://?a", "http://a b/", "http://a..b/", "http://.a/", "http://-a.example/",
         "http://x.example:0/", "http://x.example:99999/", "http://x.example:8a/", "http://[::1", "http://[fe80::1%25e]/",
-        "http://x\\y.example/", "http://☃.example/", "http://" + "a" * 64 + ".example/", "http://\x00/", "http://\ud800/",
+        "http://x\\y.example/", "http://☃.example/", "http://xn--a/",
+        "http://" + "a" * 64 + ".example/", "http://\x00/", "http://\ud800/",
         "http://" + ".".join(["a" * 60] * 5) + "/",
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -24,36 +24,10 @@ from nightmill.errors import (
     RequestRefused,
 )
 from nightmill.web.guard import GuardedClient, guarded_client
-from nightmill.web.resolver import Lookup, Resolver, system_lookup
+from nightmill.web.resolver import Resolver
 from tests.nightmill.web.certificates import Authority
+from tests.nightmill.web.internet import PUBLIC, Internet, names
 from tests.nightmill.web.loopback import Loopback, Received, answer, loopback
-
-PUBLIC = "93.184.216.34"
-
-
-class Internet(httpcore.NetworkBackend):
-    """Leads public addresses to a loopback server and really connects to all others, so that a hole shows."""
-
-    def __init__(self, server: Loopback, *dead: str) -> None:
-        self.server = server
-        self.dead = dead
-        self.asked: list[tuple[str, int]] = []
-        self._real = httpcore.SyncBackend()
-
-    def connect_tcp(self, host: str, port: int, *args: object, **kwargs: object) -> httpcore.NetworkStream:
-        self.asked.append((host, port))
-        if host in self.dead:
-            raise httpcore.ConnectError("dead")
-        if host in (PUBLIC, "93.184.216.35"):
-            host, port = "127.0.0.1", self.server.port
-        return self._real.connect_tcp(host, port, *args, **kwargs)  # type: ignore[arg-type]
-
-
-def names(table: Mapping[str, Sequence[str]]) -> Lookup:
-    def lookup(host: str) -> Sequence[str]:
-        return table[host] if host in table else system_lookup(host)
-
-    return lookup
 
 
 @pytest.fixture
@@ -205,7 +179,19 @@ def test_redirects_are_followed_recorded_and_counted(client: GuardedClient, serv
     assert len(server.received) == 5
 
 
-@pytest.mark.parametrize("location", ["/", "http://[::1", "ftp://x/", "http://u:p@site.example/", "//", "http://\x7f/"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/",
+        "http://[::1",
+        "ftp://x/",
+        "http://u:p@site.example/",
+        "//",
+        "http://\x7f/",
+        "mailto:x@site.example",
+        "http:x",
+    ],
+)
 def test_a_redirect_that_leads_nowhere_ends(client: GuardedClient, server: Loopback, location: str) -> None:
     server.script = answer(b"", status="301 Moved", headers={"Location": location})
     with pytest.raises(NightmillError):
