@@ -127,7 +127,7 @@ def drop_boilerplate(body: HtmlElement) -> None:
     for element in list(body.iterdescendants()):
         if _surrounds(element):
             _drop(element)
-        elif element.tag in {"aside", "button"} or _kind_of(element) is not None:
+        elif element.tag in {"aside", "button"}:
             _make_plain(element)
         # Folded answers are content, though they are hidden until somebody clicks.
         element.attrib.pop("hidden", None)
@@ -171,6 +171,8 @@ def _drop_named(body: HtmlElement) -> None:
         if _looks_like(element, kind) and not _is_authored_section(element):
             _drop(element)
             dropped.add(element)
+        else:
+            _make_plain(element)
 
 
 def _surrounds(element: HtmlElement) -> bool:
