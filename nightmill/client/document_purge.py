@@ -40,11 +40,13 @@ class Purge:
     Attributes:
         temporal: The Temporal client.
         database: Where the rows are.
+        task_queue: Where this Nightmill's work is; the namespace may have others.
         account: Only this account's documents.
     """
 
     temporal: Client
     database: Database
+    task_queue: str
     account: str | None
 
     async def run(self) -> int:
@@ -74,9 +76,13 @@ class Purge:
         await asyncio.to_thread(rows.release, None if sweeps else self.account)
         return len(dropped)
 
+    @property
+    def _ours(self) -> str:
+        return f"ExecutionStatus = 'Running' AND TaskQueue = '{_quoted(self.task_queue)}'"
+
     async def _end_sweeps(self) -> int:
         """Cancel the sweeps that run, wait until they have ended, and return how many there were."""
-        query = "WorkflowType = 'DocumentSyncSweep' AND ExecutionStatus = 'Running'"
+        query = f"WorkflowType = 'DocumentSyncSweep' AND {self._ours}"
         handles = [self._handle(each) async for each in self.temporal.list_workflows(query)]
         for handle in handles:
             await _unless_gone(handle.cancel())
@@ -92,8 +98,7 @@ class Purge:
 
     async def _pass(self, rows: PurgeRepository, known: set[str]) -> set[str]:
         """Drop what is listed now and return the runs that were dropped; those that are `known` are gone already."""
-        query = "WorkflowType = 'DocumentSync' AND ExecutionStatus = 'Running'"
-        query += f" AND {ids.TRIGGER_ATTRIBUTE} = '{Trigger.SWEEP}'"
+        query = f"WorkflowType = 'DocumentSync' AND {self._ours} AND {ids.TRIGGER_ATTRIBUTE} = '{Trigger.SWEEP}'"
         if self.account is not None:
             query += f" AND {ids.ACCOUNT_ATTRIBUTE} = '{_quoted(self.account)}'"
         found: set[str] = set()

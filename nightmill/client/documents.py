@@ -240,7 +240,9 @@ class Documents(DocumentSyncs):
         """
         if account is not None:
             await asyncio.to_thread(self.assembly.accounts.get, account)
-        return await Purge(self.temporal, self.assembly.database, account).run()
+        return await Purge(
+            self.temporal, self.assembly.database, self.assembly.settings.worker.task_queue, account
+        ).run()
 
     async def get(self, document_id: str) -> StoredDocument:
         """Return a document and its account.

@@ -1,0 +1,196 @@
+"""Documents from a program: synced, swept, purged, on a real Temporal server with a worker in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from nightmill import ids
+from nightmill.client.nightmill import Nightmill
+from nightmill.contracts import CrawlLimits, SweepSummary, SyncResult, SyncStatus
+from nightmill.errors import AccountNotFound, CrawlNotFound, DocumentNotFound, InvalidInput
+from nightmill.sandbox import Sandbox
+from nightmill.storage.document_models import DocumentRow
+from tests.lanes import running
+from tests.site import Page, Site, robots, sitemap
+from tests.stack import Stack, TemporalServer
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(90)]
+
+Story = Callable[[Nightmill, Site], Coroutine[Any, Any, None]]
+Play = Callable[[Story], None]
+
+
+@pytest.fixture(scope="module")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """A real Temporal server."""
+    server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def play(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str, request: pytest.FixtureRequest) -> Play:
+    """Runs a story with a connected client, a worker and a site of six pages, of account `acme` on an hourly plan."""
+
+    def run(story: Story) -> None:
+        async def begin() -> None:
+            async with running(stack) as nightmill:
+                await nightmill.documents.add_account("acme", "hourly")
+                await story(nightmill, site)
+
+        with Sandbox() as sandbox, Site({f"/{n}": page(n) for n in range(6)}) as site:
+            queue = f"client-{request.node.name}"
+            stack = Stack(tmp_path, temporal_server, sandbox, database_url=sqlite_url, task_queue=queue)
+            asyncio.run(begin())
+
+    return run
+
+
+def page(number: int) -> Page:
+    text = "".join(
+        f"<p>Part {part} of article {number} tells of the harbour and of its boats.</p>" for part in range(9)
+    )
+    return Page(f"<!doctype html><title>Article {number}</title><main><h1>Article {number}</h1>{text}</main>")
+
+
+async def added(nightmill: Nightmill, site: Site, account: str = "acme") -> list[str]:
+    """Add the site's six pages, which nobody syncs yet."""
+    return [
+        await nightmill.documents.add(site.url(f"/{n}"), account=account, collection="help", sync=False)
+        for n in range(6)
+    ]
+
+
+def set_rows(nightmill: Nightmill, document_ids: list[str], **values: Any) -> None:
+    with nightmill.assembly.database.transaction() as session:
+        session.connection().execute(update(DocumentRow).where(col(DocumentRow.id).in_(document_ids)).values(**values))
+
+
+async def is_running(nightmill: Nightmill, document_id: str) -> bool:
+    handle = nightmill.temporal.get_workflow_handle(ids.document_workflow_id(document_id))
+    return (await handle.describe()).close_time is None
+
+
+def test_many_syncs_yield_what_each_came_to_and_a_missing_one_stops_nothing(play: Play) -> None:
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        wanted = [*await added(nightmill, site), "no-such-document"]
+        found = {each.document_id: each async for each in nightmill.documents.sync_many(iter(wanted), at_once=3)}
+        assert found.keys() == set(wanted)
+        assert [found[each].result for each in wanted] == [SyncResult.UPDATED] * 6 + [SyncResult.SKIPPED]
+        assert found["no-such-document"].reason == "gone"
+        with pytest.raises(DocumentNotFound):
+            await nightmill.documents.sync_now("no-such-document")
+        with pytest.raises(DocumentNotFound):
+            await nightmill.documents.wait("no-such-document")
+        document_id = wanted[0]
+        site.pages["/0"] = Page("<main><p>" + "Now it tells of the ferries, and of nothing else. " * 9 + "</p></main>")
+        assert (await nightmill.documents.sync(document_id)).result is SyncResult.UPDATED
+        assert any(line.startswith("+ ") for line in await nightmill.documents.diff(document_id))
+        with pytest.raises(InvalidInput, match="no text 'other' is kept"):
+            await nightmill.documents.diff(document_id, since="other")
+
+    play(story)
+
+
+def test_a_second_sync_of_a_document_is_answered_at_once_and_runs_once(play: Play) -> None:
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        site.pages["/0"] = Page(
+            "<main><p>" + "It is slow, and it tells of the ferries. " * 9 + "</p></main>", delay=1.5
+        )
+        document_id, *_ = await added(nightmill, site)
+        answers = [await nightmill.documents.sync_now(document_id) for _ in range(3)]
+        assert answers == ["started", "already_syncing", "already_syncing"]
+        assert (await nightmill.documents.wait(document_id)).result is SyncResult.UPDATED
+        assert len(site.visits("/0")) == 1
+
+    play(story)
+
+
+def test_a_purge_drops_what_a_sweep_has_started_and_leaves_what_somebody_asked_for(play: Play) -> None:
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        documents = nightmill.documents
+        await documents.add_account("other's", "hourly")
+        mine, others = await added(nightmill, site), await added(nightmill, site, "other's")
+        # Due in a quarter of an hour or later, but before the next sweep: this one starts them, delayed.
+        past = datetime.now(UTC) - timedelta(minutes=25)
+        set_rows(nightmill, mine + others, sync_status=SyncStatus.SYNCED, last_synced_at=past)
+        set_rows(nightmill, mine + others, last_sync_attempted_at=past, next_sync_at=past + timedelta(minutes=55))
+        summary = await documents.sweep()
+        assert summary == SweepSummary(
+            accounts_scanned=2, accounts_enabled=2, accounts_scheduled=2, enqueued=12, capacity_left=988
+        )
+        assert await documents.sync_now(mine[0]) == "already_syncing"
+        assert (await documents.wait(mine[0])).result is SyncResult.UPDATED
+        set_rows(nightmill, mine[1:2], sync_status=SyncStatus.SYNCING)  # as if it had begun
+
+        assert await documents.purge("other's") == 6
+        assert [await is_running(nightmill, each) for each in others] == [False] * 6
+        assert [await is_running(nightmill, each) for each in mine] == [False] + [True] * 5
+        assert (await documents.wait(others[0])).reason == "terminated"
+        with pytest.raises(AccountNotFound):
+            await documents.purge("nobody")
+        assert await documents.purge() == 4
+        assert [await is_running(nightmill, each) for each in mine] == [False, True, False, False, False, False]
+        assert await documents.purge() == 0
+        assert (await documents.sweep(account="other's", limit=4)).enqueued == 4, "what was dropped is due again"
+
+    play(story)
+
+
+def test_a_sync_that_a_sweep_started_and_somebody_hurries_is_not_purged(play: Play) -> None:
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        document_id, *_ = await added(nightmill, site)
+        set_rows(nightmill, [document_id], sync_status=SyncStatus.SYNCED, next_sync_at=datetime.now(UTC))
+        site.pages["/0"] = Page("<main><p>" + "It is slow, and it tells of the ferries. " * 9 + "</p></main>", delay=4)
+        await nightmill.documents.sweep(limit=1)
+        await nightmill.documents.sync_now(document_id)
+        set_rows(nightmill, [document_id], sync_status=SyncStatus.SYNCED)  # as if no worker had begun it
+        assert await nightmill.documents.purge() == 0
+        assert await is_running(nightmill, document_id)
+        await nightmill.temporal.get_workflow_handle(ids.document_workflow_id(document_id)).terminate()
+
+    play(story)
+
+
+def test_a_site_becomes_documents_once_by_its_sitemap_or_by_its_links(play: Play) -> None:
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        documents = nightmill.documents
+        links = "".join(f'<a href="/{n}">{n}</a> ' for n in range(6))
+        site.pages["/start"] = Page(f"<main><p>All of the harbour's articles.</p>{links}<a href='/no'>no</a></main>")
+        site.pages["/robots.txt"] = robots("User-agent: *\nDisallow: /no\n")
+        site.pages["/sitemap.xml"] = sitemap([site.url(f"/{n}") for n in range(6)])
+        with pytest.raises(CrawlNotFound):
+            await documents.wait_crawl("none")
+        with pytest.raises(AccountNotFound):
+            await documents.crawl(site.url("/"), account="nobody", collection="help")
+        with pytest.raises(InvalidInput):
+            await documents.crawl("no address", account="acme", collection="help")
+        first = await documents.wait_crawl(
+            await documents.crawl(site.url("/sitemap.xml"), account="acme", collection="help")
+        )
+        assert (first.added, first.known) == (6, 0)
+        crawl_id = await documents.crawl(
+            site.url("/start"), account="acme", collection="help", limits=CrawlLimits(depth=1), crawl_id="by-links"
+        )
+        second = await documents.wait_crawl(crawl_id)
+        assert (crawl_id, second.added, second.known, second.refused) == ("by-links", 1, 6, 1)
+        assert (await documents.crawl_progress("by-links")).ended_at is not None
+        assert site.visits("/no") == []
+        new, known = await documents.add_many(
+            {"account": "acme", "collection": "help", "url": site.url(f"/{n}")} for n in range(8)
+        )
+        assert (new, known) == (2, 6)
+        with pytest.raises(InvalidInput, match=r"0 added, 1 known, 1 refused: row:2: url: missing"):
+            await documents.add_many([{"account": "acme", "collection": "help", "url": site.url("/0")},
+                                      {"account": "acme", "collection": "help"}])  # fmt: skip
+
+    play(story)
