@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import bindparam, insert, text
 
 from nightmill.contracts import SweepTaken, SyncStatus, TakeInput
 from nightmill.documents.sweeping import Sweeper
 from nightmill.errors import AccountNotFound
 from nightmill.settings import DocumentSettings
 from nightmill.storage.accounts import AccountRepository
+from nightmill.storage.columns import UtcDateTime
 from nightmill.storage.document_models import DocumentRow
 from nightmill.storage.documents import DocumentRepository
 from nightmill.storage.engine import Database
@@ -107,6 +108,17 @@ def test_what_is_due_before_the_next_sweep_is_taken_with_a_delay_where_there_is_
         *[("ahead", timedelta(hours=0.5), 4.0)] * 2,
     ]
     assert found.picks("s1", first=4, count=10, now=at(9))[0].delay == timedelta(0)
+
+
+def test_the_limit_of_an_account_holds_for_what_is_due_and_ahead_together(database: Database) -> None:
+    add(database, "acme", 3)
+    with database.transaction() as session:
+        statement = text("UPDATE documents SET sync_status = 'synced', next_sync_at = :soon WHERE id <> 'acme-00002'")
+        soon = bindparam("soon", at(0.5), type_=UtcDateTime())
+        session.connection().execute(statement.bindparams(soon))
+    found = sweeper(database, account_limit=2)
+    assert found.take(TakeInput(sweep_id="s1"), now=NOON).taken == 2
+    assert ids(found, "s1") == ["acme-00002", "acme-00000"]
 
 
 def test_a_plan_that_gets_another_interval_moves_its_documents(database: Database) -> None:

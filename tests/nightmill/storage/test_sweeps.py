@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from nightmill.contracts import SweepTaken
+from nightmill.settings import DatabaseSettings
+from nightmill.storage import sweeps
 from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.documents import DocumentRepository, NewDocument
-from nightmill.storage.engine import Database
+from nightmill.storage.engine import Database, open_database
 from nightmill.storage.sweeps import DueAccount, SweepRepository, Wanted
 
 
@@ -24,7 +26,7 @@ def everything(due: Any) -> list[str]:
 @pytest.fixture
 def take(database: Database, given: Any) -> Any:
     """Takes what is due and returns the ids in order."""
-    sweeps = SweepRepository(database)
+    repository = SweepRepository(database)
 
     def take(sweep_id: str = "s1", *, hours: float = 0, turns: Any = everything, **wanted: Any) -> list[str]:
         now = given.at(hours)
@@ -37,8 +39,8 @@ def take(database: Database, given: Any) -> Any:
             }
             | wanted
         )
-        sweeps.take(sweep_id, looked_for, turns=turns, limit=1_000, scanned=SweepTaken())
-        return [each.document_id for each in sweeps.picks(sweep_id, first=0, count=100_000)]
+        repository.take(sweep_id, looked_for, turns=turns, limit=1_000, scanned=SweepTaken())
+        return [each.document_id for each in repository.picks(sweep_id, first=0, count=100_000)]
 
     return take
 
@@ -133,14 +135,14 @@ def test_what_is_due_comes_first_then_the_never_tried_then_the_oldest(
         set_columns(database, document_id, given, **columns)
     assert take(turns=lambda due: ["acme"] * 2) == ["never", "older"]
     assert take("s2") == ["a-old", "b-old", "ahead"]
-    sweeps = SweepRepository(database)
-    assert [pick.due_at for pick in sweeps.picks("s2", first=1, count=2)] == [given.at(0), given.at(0.5)]
-    assert [pick.document_id for pick in sweeps.picks("s2", first=1, count=1)] == ["b-old"]
+    repository = SweepRepository(database)
+    assert [pick.due_at for pick in repository.picks("s2", first=1, count=2)] == [given.at(0), given.at(0.5)]
+    assert [pick.document_id for pick in repository.picks("s2", first=1, count=1)] == ["b-old"]
 
 
 def test_a_sweep_that_asks_again_gets_what_it_took(database: Database, add_document: Any, given: Any) -> None:
     add_document("d1")
-    sweeps = SweepRepository(database)
+    repository = SweepRepository(database)
     now = given.noon
     wanted = Wanted(now=now, until=now, marked_until=given.at(2), plans=frozenset({"daily"}))
     seen: list[DueAccount] = []
@@ -149,16 +151,16 @@ def test_a_sweep_that_asks_again_gets_what_it_took(database: Database, add_docum
         seen.extend(due)
         return everything(due)
 
-    first = sweeps.take("s1", wanted, turns=turns, limit=7, scanned=SweepTaken(accounts_scanned=3))
+    first = repository.take("s1", wanted, turns=turns, limit=7, scanned=SweepTaken(accounts_scanned=3))
     assert (first.accounts_scanned, first.accounts_scheduled, first.taken, first.capacity_left) == (3, 1, 1, 6)
     assert not first.cap_hit
-    assert sweeps.take("s1", wanted, turns=turns, limit=7, scanned=SweepTaken()) == first
+    assert repository.take("s1", wanted, turns=turns, limit=7, scanned=SweepTaken()) == first
     assert [(each.name, each.due, each.ahead, each.last_served_at) for each in seen] == [("acme", 1, 0, None)]
     assert AccountRepository(database).get("acme").last_served_at == now
     DocumentRepository(database).delete("d1")
-    assert sweeps.picks("s1", first=0, count=10) == []
+    assert repository.picks("s1", first=0, count=10) == []
     later = Wanted(now=given.at(25), until=now, marked_until=now, plans=frozenset())
-    assert sweeps.take("s2", later, turns=everything, limit=7, scanned=SweepTaken()).taken == 0
+    assert repository.take("s2", later, turns=everything, limit=7, scanned=SweepTaken()).taken == 0
     with database.reading() as session:
         assert session.connection().execute(text("SELECT id FROM sweeps")).scalars().all() == ["s2"]
 
@@ -181,6 +183,39 @@ def test_sweeps_at_the_same_moment_never_take_the_same_document(database: Databa
         thread.join()
     everyone = [document_id for ids in taken for document_id in ids]
     assert len(everyone) == len(set(everyone)) == 200
+
+
+def test_what_another_sweep_has_taken_since_we_looked_is_passed_by(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, given: Any
+) -> None:
+    """On PostgreSQL, where a second sweep may look while the first one is about to mark."""
+    database = open_database(postgres_url, DatabaseSettings(pool_size=3))
+    AccountRepository(database).add("acme", "daily", now=given.noon)
+    DocumentRepository(database).add(NewDocument("acme", "help", given.link()), given.noon)
+    repository, looked, taken = SweepRepository(database), threading.Event(), threading.Event()
+    wanted = Wanted(now=given.noon, until=given.noon, marked_until=given.at(2), plans=frozenset({"daily"}))
+    ranked, counts = sweeps._ranked, {}
+
+    def slow(*arguments: Any) -> Any:
+        found = list(ranked(*arguments))
+        if threading.current_thread() is late:
+            looked.set()
+            assert taken.wait(10)
+        return iter(found)
+
+    def take(sweep_id: str) -> None:
+        found = repository.take(sweep_id, wanted, turns=everything, limit=9, scanned=SweepTaken())
+        counts[sweep_id] = found.taken
+
+    monkeypatch.setattr(sweeps, "_ranked", slow)
+    late = threading.Thread(target=take, args=("late",))
+    late.start()
+    assert looked.wait(10)
+    take("early")
+    taken.set()
+    late.join()
+    assert counts == {"early": 1, "late": 0}
+    database.close()
 
 
 def test_attempts_of_one_sweep_at_the_same_moment_take_once(database: Database, add_document: Any, take: Any) -> None:
@@ -217,11 +252,11 @@ def test_what_is_given_back_is_due_at_once_and_what_is_dropped_is_not(
 ) -> None:
     add_document("d1")
     add_document("d2")
-    sweeps = SweepRepository(database)
+    repository = SweepRepository(database)
     assert sorted(take()) == ["d1", "d2"]
-    sweeps.drop_picks(["d1"])
-    assert [pick.document_id for pick in sweeps.picks("s1", first=0, count=9)] == ["d2"]
-    sweeps.give_back(["d2", "nothing"])
+    repository.drop_picks(["d1"])
+    assert [pick.document_id for pick in repository.picks("s1", first=0, count=9)] == ["d2"]
+    repository.give_back(["d2", "nothing"])
     assert take("s2") == ["d2"]
 
 
@@ -235,13 +270,13 @@ def test_a_plans_new_interval_moves_its_documents_a_page_at_a_time(database: Dat
     with database.transaction() as session:
         statement = text("UPDATE documents SET last_sync_attempted_at = created_at WHERE collection <> 'never'")
         session.connection().execute(statement)
-    sweeps = SweepRepository(database)
-    assert sweeps.reschedule(account, 60.0, lambda row: given.at(row.consecutive_failures + 5)) == 1_005
+    repository = SweepRepository(database)
+    assert repository.reschedule(account, 60.0, lambda row: given.at(row.consecutive_failures + 5)) == 1_005
     assert accounts.get("acme").applied_interval == 60.0
     assert documents.get(own.id).row.next_sync_at is None
     assert documents.get(never.id).row.next_sync_at is None
     with database.reading() as session:
         query = text("SELECT count(*) FROM documents WHERE next_sync_at IS NOT NULL")
         assert session.connection().execute(query).scalar() == 1_005
-    assert sweeps.reschedule(account, None, lambda row: None) == 0
+    assert repository.reschedule(account, None, lambda row: None) == 0
     assert accounts.get("acme").applied_interval is None
