@@ -81,6 +81,9 @@ def _written(value: Any) -> str:
     """Write a value as it stands in the environment: durations in seconds, lists as JSON."""
     if isinstance(value, tuple):
         return json.dumps([v.total_seconds() if isinstance(v, timedelta) else v for v in value]).replace(".0", "")
+    if isinstance(value, dict):
+        plain = {name: each.model_dump(mode="json", exclude_none=True) for name, each in value.items()}
+        return json.dumps(plain)
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value.total_seconds():g}" if isinstance(value, timedelta) else str(value)

@@ -18,10 +18,20 @@ import typer.main
 from nightmill.assembly import Assembly
 from nightmill.cli.app import app
 from nightmill.completions.requests import read_requests
-from nightmill.contracts import BatchInput, BatchStatus, ErrorCode
+from nightmill.contracts import (
+    BatchInput,
+    BatchStatus,
+    CrawlInput,
+    CrawlLimits,
+    DocumentSyncInput,
+    ErrorCode,
+    SweepInput,
+    SyncErrorCode,
+    SyncResult,
+)
 from nightmill.sandbox.faults import ACTIONS
 from nightmill.sandbox.profile import Profile
-from nightmill.settings import Settings
+from nightmill.settings import DocumentSettings, PlanSettings, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "adr").glob("*.md"))]
@@ -121,9 +131,24 @@ def test_commands_and_options_that_are_named_exist(line: str) -> None:
     assert {word for word in words if word.startswith("--")} - {"--help"} <= options
 
 
-@pytest.mark.parametrize("text", re.findall(r"--input\s+'(\{.*?\})'(?:\s|$)", TEXT.replace("\\\n", " ")))
-def test_inputs_of_workflows_are_valid(text: str) -> None:
-    BatchInput.model_validate(json.loads(text.replace("'\"$PWD\"'", "/data")))
+INPUTS = {
+    "ModelCompletionBatch": BatchInput,
+    "DocumentSync": DocumentSyncInput,
+    "DocumentSyncSweep": SweepInput,
+    "SiteCrawl": CrawlInput,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), re.findall(r"--type (\w+)[^\n]*?--input\s+'(\{.*?\})'(?:\s|$)", TEXT.replace("\\\n", " "))
+)
+def test_inputs_of_workflows_are_valid(kind: str, text: str) -> None:
+    INPUTS[kind].model_validate(json.loads(text.replace("'\"$PWD\"'", "/data")))
+
+
+def test_an_input_of_every_workflow_is_shown() -> None:
+    for kind in INPUTS:
+        assert re.search(rf"--type {kind}\b", page_of("README.md")), kind
 
 
 @pytest.mark.parametrize("text", sorted(set(re.findall(r"`(\{\"kind\".*?\})`|--handler '(\{.*?\})'", TEXT))))
@@ -176,6 +201,17 @@ def test_batches_names_every_status_code_and_input() -> None:
         assert re.search(rf"\b{word}\b", text), word
     for name in BatchInput.model_fields:
         assert f"`{name}`" in text, name
+
+
+def test_documents_names_every_result_error_code_and_input() -> None:
+    text = page_of("docs/documents.md")
+    for word in [*SyncResult, *SyncErrorCode, *PlanSettings.model_fields]:
+        assert f"`{word}`" in text, word
+    for contract in (DocumentSyncInput, SweepInput, CrawlInput, CrawlLimits):
+        for name in contract.model_fields:
+            assert f"`{name}`" in text, name
+    for setting in DocumentSettings.model_fields:
+        assert re.search(rf"NIGHTMILL_DOCUMENTS__{setting.upper()}\b", TEXT), setting
 
 
 def test_sandbox_names_every_field_and_action() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,7 @@ def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="A page's address.")],
     account: AccountOption,
     collection: CollectionOption,
+    id_: Annotated[str | None, typer.Option("--id", help="An id of your own, for a page that is new.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name until the page says a title.")] = None,
     interval: Annotated[str | None, typer.Option(help="Time between syncs in place of the plan's: 12h, PT12H.")] = None,
     handler: Annotated[
@@ -75,7 +77,7 @@ def add(
         | {"change_handler": given}
     )
     with stored() as assembly:
-        row, is_new = assembly.documents.add(new, datetime.now(UTC))
+        row, is_new = assembly.documents.add(replace(new, id=id_), datetime.now(UTC))
     document_id = row.id
     if watch:
         raise typer.Exit(sync_documents([document_id], watch=True, as_json=as_json))

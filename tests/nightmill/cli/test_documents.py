@@ -86,9 +86,11 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(acme: Cli, arguments: l
 
 
 def test_a_link_is_added_once_in_all_its_spellings_without_a_temporal_server(acme: Cli) -> None:
-    [first] = acme("document", "add", URL, *MINE, "--no-sync", "--interval", "12h").lines
+    [first] = acme("document", "add", URL, *MINE, "--no-sync", "--interval", "12h", "--id", "faq").lines
     [second] = acme("document", "add", "HTTPS://EXAMPLE.com:443/faq?utm_source=x#top", *MINE, "--no-sync").lines
-    assert (first["is_new"], second) == (True, {"document_id": first["document_id"], "is_new": False})
+    assert first == {"document_id": "faq", "is_new": True}
+    assert second == {"document_id": "faq", "is_new": False}
+    assert acme("document", "add", f"{URL}/2", *MINE, "--no-sync", "--id", "faq").code == 2
     [shown] = acme("document", "list", "--account", "acme").lines
     assert (shown["link"], shown["interval"], shown["sync_status"]) == (URL, 43200.0, None)
     assert acme("document", "add", URL, *MINE).code == 5, "the sync needs Temporal"
