@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -9,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
 
+from nightmill.cli.fairness import Probe, probe, share_before
 from tests.nightmill.cli.conftest import Cli
 from tests.site import Page, Site, failure
-from tests.stack import Stack, environment, eventually
+from tests.stack import Stack, TemporalServer, environment, eventually
 
 URL = "https://example.com/faq"
 MINE = ("--account", "acme", "--collection", "help")
@@ -104,7 +107,7 @@ def test_a_link_is_added_once_in_all_its_spellings_without_a_temporal_server(acm
 
 
 def test_an_import_names_the_lines_that_cannot_be_used_and_adds_the_others_once(acme: Cli, jsonl: Jsonl) -> None:
-    good = [{"account": "acme", "collection": "help", "url": f"https://example.com/{n}"} for n in range(1200)]
+    good = [{"account": "acme", "collection": "help", "url": f"https://example.com/{n}"} for n in range(700)]
     bad = [
         "{oops",
         "[1]",
@@ -114,16 +117,16 @@ def test_an_import_names_the_lines_that_cannot_be_used_and_adds_the_others_once(
         {"account": "acme", "collection": "x", "url": URL, "interval": "soon"},
         {"account": "acme", "collection": "x", "url": URL, "colour": "red"},
     ]
-    name = jsonl([*good[:600], *bad, *good[600:], good[0]])
+    name = jsonl([*good[:300], *bad, *good[300:], good[0]])
     ended = acme("document", "import", name)
     assert ended.code == 3
-    assert ended.lines == [{"new": 1200, "known": 1, "refused": 7}]
+    assert ended.lines == [{"new": 700, "known": 1, "refused": 7}]
     for number, why in enumerate(
         ["no JSON", "no JSON object", "collection: missing", "no account 'nobody'", "link 'example.com'", "interval",
-         "colour: no such field"], 601,
+         "colour: no such field"], 301,
     ):  # fmt: skip
         assert f"{name}:{number}: {why}" in ended.message
-    assert acme("document", "import", jsonl(good)).lines == [{"new": 0, "known": 1200, "refused": 0}]
+    assert acme("document", "import", jsonl(good)).lines == [{"new": 0, "known": 700, "refused": 0}]
     assert acme("document", "import", jsonl(bad)).code == 2
     many = acme("document", "import", jsonl([bad[0]] * 40))
     assert many.message.endswith("; and 20 more")
@@ -201,3 +204,56 @@ def test_documents_are_added_synced_watched_compared_and_exported(live: Cli, tmp
             line for line in live("account", "list").lines if line["documents"]["syncing"] == 0
         ])  # fmt: skip
         assert counted["documents"] == {"synced": 3, "syncing": 0, "failed": 1, "never": 0}
+
+
+@pytest.mark.server
+@pytest.mark.timeout(90)
+def test_the_doctor_looks_at_documents_once_there_are_accounts(live: Cli) -> None:
+    def found() -> dict[str, dict[str, str]]:
+        return {line["check"]: line for line in live("doctor", "--json").lines}
+
+    assert found()["documents"]["message"] == "no accounts: not used"
+    live("account", "add", "acme", "--plan", "daily")
+    live("account", "add", "other", "--plan", "Gold")
+    plans = json.dumps({"daily": {"interval": "P1D"}, "broken": {"interval": "often"}})
+    with environment({"NIGHTMILL_DOCUMENTS__PLANS": plans}):
+        seen = found()
+    names = ("plans", "accounts", "page addresses", "page reader", "schedule", "fairness")
+    assert {name: seen[name]["state"] for name in names} == {
+        "plans": "warn", "accounts": "warn", "page addresses": "warn", "page reader": "ok", "schedule": "ok",
+        "fairness": "ok",
+    }  # fmt: skip
+    assert seen["plans"]["message"].startswith("broken: no interval")
+    assert seen["accounts"]["message"] == "1 of 2 have a plan that syncs nothing: other"
+    assert seen["fairness"]["message"] == "the server minds fairness keys"
+    with environment({"NIGHTMILL_DOCUMENTS__SWEEP": "true"}):
+        assert found()["schedule"]["fix"] == "a worker makes it when it starts, if it may"
+
+
+@pytest.mark.server
+@pytest.mark.timeout(90)
+def test_the_doctor_sees_a_server_that_does_not_mind_fairness_keys(tmp_path: Path) -> None:
+    server = TemporalServer(log=tmp_path / "server.log", fair=False)
+    server.start()
+
+    async def tried() -> tuple[Probe, int]:
+        client = await Client.connect(server.address)
+        seen = await probe(client)
+        async with asyncio.timeout(30):
+            while left := len([each async for each in client.list_workflows()]):
+                await asyncio.sleep(0.1)
+        return seen, left
+
+    try:
+        seen, left = asyncio.run(tried())
+    finally:
+        server.stop()
+    assert (seen.is_fair, seen.partitions, left) == (False, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "share"),
+    [("aaab", 1.0), ("abbaaa", 0.25), ("baaa", 0.0), ("aabaab", 0.75), ("aaa", 1.0), ("", 1.0)],
+)
+def test_the_share_that_comes_before_the_few_tells_fair_from_first_come(order: str, share: float) -> None:
+    assert share_before([{"a": "crowd"}.get(key, key) for key in order]) == share
