@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
-
-from pydantic import TypeAdapter
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from nightmill.contracts import (
-    GONE,
     MAX_CONTENT,
-    ChangeRef,
-    CompletionHandler,
     ParagraphDiff,
     SyncErrorCode,
     SyncInput,
@@ -24,10 +20,10 @@ from nightmill.contracts import (
     Trigger,
 )
 from nightmill.documents import plans
+from nightmill.documents.attempts import Attempt, AttemptState, now
 from nightmill.documents.differences import compare
 from nightmill.documents.fetching import FetchedPage, NotModified, Validators
 from nightmill.documents.fingerprint import fingerprint_version
-from nightmill.documents.links import is_pdf, read_link
 from nightmill.errors import (
     DocumentNotFound,
     ExtractorUnavailable,
@@ -39,7 +35,6 @@ from nightmill.errors import (
     SyncSuperseded,
 )
 from nightmill.failpoints import fail_point
-from nightmill.storage.document_syncs import SyncStart
 from nightmill.storage.sync_state import Skip
 
 if TYPE_CHECKING:
@@ -48,7 +43,7 @@ if TYPE_CHECKING:
     from nightmill.documents.politeness import Politeness, Visit
     from nightmill.documents.reading import Reading
     from nightmill.settings import DocumentSettings
-    from nightmill.storage.document_models import AccountRow, DocumentRow
+    from nightmill.storage.document_models import DocumentRow
     from nightmill.storage.document_syncs import SyncRepository
     from nightmill.storage.documents import DocumentRepository, StoredDocument
 
@@ -65,25 +60,7 @@ LONGEST_RETRY_AFTER = timedelta(hours=1)
 SHRUNK = 0.2
 """A text that shrinks to less than this share of the last one is believed when it is seen a second time."""
 
-LOOK_AGAIN = timedelta(hours=1)
-"""When a shrunken text is looked at again."""
-
-_HANDLER: TypeAdapter[CompletionHandler] = TypeAdapter(CompletionHandler)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What an attempt came to.
-
-    Attributes:
-        outcome: The record of it.
-        retry_after: When to try again; None: the sync is over.
-        needs_attention: What a person is to be told, where this is new.
-    """
-
-    outcome: SyncOutcome
-    retry_after: timedelta | None = None
-    needs_attention: str | None = None
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -124,9 +101,9 @@ class Syncer:
         try:
             return run.attempt()
         except DocumentNotFound:
-            return Attempt(run.outcome(SyncResult.SKIPPED, reason="gone"))
+            return Attempt(run.state.outcome(SyncResult.SKIPPED, reason="gone"))
         except SyncSuperseded:
-            return Attempt(run.outcome(SyncResult.SKIPPED, reason="superseded"))
+            return Attempt(run.state.outcome(SyncResult.SKIPPED, reason="superseded"))
 
 
 class _Run:
@@ -136,57 +113,68 @@ class _Run:
         self._syncer = syncer
         self._syncs = syncer.syncs
         self._settings = syncer.settings
-        self._row: DocumentRow = stored.row
-        self._account: AccountRow = stored.account
         self._asked = asked
-        self._started = started
-        self._start: SyncStart | None = None
-        self._plan = plans.plan_of(stored.account.plan, syncer.settings.plans)
+        self._state = self.state = AttemptState(stored, syncer.settings, started)
+
+    @property
+    def _row(self) -> DocumentRow:
+        return self._state.row
+
+    @property
+    def _token(self) -> str:
+        return self._state.token
 
     def attempt(self) -> Attempt:
-        row = self._row
-        if is_pdf(read_link(row.external_link)):
-            return Attempt(self.outcome(SyncResult.SKIPPED, reason="pdf"))
-        urgent = self._asked.trigger is Trigger.MANUAL
+        """Return what the attempt came to."""
+        found = self._visit()
+        return found if isinstance(found, Attempt) else self._guarded(lambda: self._compared(found))
+
+    def _visit(self) -> FetchedPage | NotModified | Attempt:
+        """Fetch when it is our turn at the host; or return what came of it, where that is the end of the attempt."""
+        row, urgent = self._row, self._asked.trigger is Trigger.MANUAL
         try:
             with self._syncer.politeness.visit(row.host, ticket=row.gate_at, urgent=urgent) as visit:
                 begun = self._syncs.begin(
-                    row.id, run_id=self._asked.run_id, trigger=self._asked.trigger, now=_now(),
+                    row.id, run_id=self._asked.run_id, trigger=self._asked.trigger, now=now(),
                     tolerance=self._settings.sweep_interval,
                 )  # fmt: skip
                 if isinstance(begun, Skip):
-                    return Attempt(self.outcome(SyncResult.SKIPPED, reason=begun.reason))
-                self._start, self._row = begun, begun.row
+                    return Attempt(self._state.outcome(SyncResult.SKIPPED, reason=begun.reason))
+                self._state.begun(begun)
                 fail_point("sync.begun")
-                return self._guarded(visit)
+                return self._guarded(lambda: self._fetch(visit))
         except HostBusy as error:
-            self._syncs.wait_in_line(row.id, ticket=error.ticket, until=_now() + (error.retry_after or timedelta(0)))
+            self._syncs.wait_in_line(row.id, ticket=error.ticket, until=now() + (error.retry_after or timedelta(0)))
             raise
 
-    def _guarded(self, visit: Visit) -> Attempt:
+    def _guarded(self, work: Callable[[], _T]) -> _T | Attempt:
         """Do the work, and write what went wrong, if something did."""
         try:
-            return self._work(visit)
+            return work()
         except (HostBusy, ExtractorUnavailable, NotConfigured, DocumentNotFound, SyncSuperseded):
             raise
         except PageRefused as error:
             return self._refused(error)
         except PageUnavailable as error:
-            visit.failed(error)
             return self._unavailable(error)
         except Exception as error:  # noqa: BLE001 - a bug, or a database that stumbles: written, counted, reported once
             return self._unexpected(error)
 
-    def _work(self, visit: Visit) -> Attempt:
+    def _fetch(self, visit: Visit) -> FetchedPage | NotModified:
         row = self._row
-        version = fingerprint_version()
-        is_current = row.content_fingerprint is not None and row.fingerprint_version == version
-        is_recent = row.last_full_fetch_at is not None and (
-            _now() - row.last_full_fetch_at < self._settings.full_fetch_after
-        )
-        validators = Validators(row.etag, row.last_modified) if is_current and is_recent else None
-        page = self._syncer.fetcher.fetch(row.link, validators, allowed=visit.allow)
+        last = row.last_full_fetch_at
+        is_recent = last is not None and now() - last < self._settings.full_fetch_after
+        validators = Validators(row.etag, row.last_modified) if self._state.is_current and is_recent else None
+        try:
+            page = self._syncer.fetcher.fetch(row.link, validators, allowed=visit.allow)
+        except PageUnavailable as error:
+            visit.failed(error)
+            raise
         fail_point("sync.fetched")
+        return page
+
+    def _compared(self, page: FetchedPage | NotModified) -> Attempt:
+        row, is_current = self._row, self._state.is_current
         if isinstance(page, NotModified):
             return self._unchanged(SyncResult.NOT_MODIFIED, page)
         if is_current and page.raw_hash == row.raw_hash:
@@ -194,26 +182,25 @@ class _Run:
         self._syncs.step(row.id, self._token, SyncStep.COMPARING)
         reading = self._syncer.extractor.read(page.body, media_type=page.media_type, charset=page.charset, url=page.url)
         fail_point("sync.compared")
-        return self._compared(page, reading, version)
-
-    def _compared(self, page: FetchedPage, reading: Reading, version: str) -> Attempt:
-        row = self._row
-        if reading.fingerprint == row.content_fingerprint and version == row.fingerprint_version:
+        if is_current and reading.fingerprint == row.content_fingerprint:
             return self._unchanged(SyncResult.UNCHANGED, page, reading)
         # A text whose fingerprint is of another making cannot be compared by it: it is the new baseline.
-        quiet = row.content_length is not None and row.fingerprint_version != version
+        quiet = row.content_length is not None and not is_current
         seen_before = reading.fingerprint == row.shrunk_fingerprint
         if not quiet and not seen_before and reading.length < SHRUNK * (row.content_length or 0):
-            self._syncs.hold_shrunk(
-                row.id, self._token, fingerprint=reading.fingerprint, next_sync_at=self._soon(), now=_now(),
-                done=self._handler_due(row.content_fingerprint) is None,
-            )  # fmt: skip
-            return Attempt(
-                self.outcome(SyncResult.UNCHANGED, reason="shrunk", change=self._handler_due(row.content_fingerprint))
-            )
-        return self._store(page, reading, version, quiet=quiet)
+            return self._hold(reading)
+        return self._store(page, reading, quiet=quiet)
 
-    def _store(self, page: FetchedPage, reading: Reading, version: str, *, quiet: bool) -> Attempt:
+    def _hold(self, reading: Reading) -> Attempt:
+        """Keep what is stored until a text that is so much shorter is seen again."""
+        change = self._state.change_due()
+        self._syncs.hold_shrunk(
+            self._row.id, self._token, fingerprint=reading.fingerprint, next_sync_at=self._state.looked_at_again(),
+            now=now(), done=change is None,
+        )  # fmt: skip
+        return Attempt(self._state.outcome(SyncResult.UNCHANGED, reason="shrunk", change=change))
+
+    def _store(self, page: FetchedPage, reading: Reading, *, quiet: bool) -> Attempt:
         row = self._row
         self._syncs.step(row.id, self._token, SyncStep.UPDATING)
         old = self._syncer.documents.content(row.id)
@@ -221,14 +208,14 @@ class _Run:
         diff = ParagraphDiff() if quiet else compare(old.content if old else None, content)
         was_handled = row.handled_fingerprint == row.content_fingerprint
         # Nobody is told of a new baseline, but who was not told of the content before is told of this one.
-        silent = self._handler is None or (quiet and was_handled)
+        silent = self._state.handler is None or (quiet and was_handled)
         self._syncs.store_content(
             row.id,
             self._token,
             content=content,
             content_length=reading.length,
             fingerprint=reading.fingerprint,
-            version=version,
+            version=fingerprint_version(),
             title=reading.title,
             handled=silent,
             result=SyncResult.BASELINE if quiet else SyncResult.UPDATED,
@@ -238,24 +225,24 @@ class _Run:
             raw_hash=page.raw_hash,
             resolved_link=_if_other(page.url, row.link),
             page_link=_if_other(reading.page_link, row.link),
-            next_sync_at=self._next(pace=1.0),
+            next_sync_at=self._state.next(pace=1.0),
             pace=1.0,
             diff=diff,
-            attempt=self._attempt,
-            duration_ms=self._duration_ms,
-            now=_now(),
+            attempt=self._state.number,
+            duration_ms=self._state.duration_ms,
+            now=now(),
             done=silent,
             before_commit=lambda: fail_point("sync.in_transaction"),
         )
         fail_point("sync.saved")
-        change = None if silent else self._change(reading.fingerprint)
-        return Attempt(self.outcome(SyncResult.BASELINE if quiet else SyncResult.UPDATED, change=change))
+        change = None if silent else self._state.change(reading.fingerprint)
+        return Attempt(self._state.outcome(SyncResult.BASELINE if quiet else SyncResult.UPDATED, change=change))
 
     def _unchanged(
         self, result: SyncResult, page: FetchedPage | NotModified, reading: Reading | None = None
     ) -> Attempt:
         row = self._row
-        change = self._handler_due(row.content_fingerprint)
+        change = self._state.change_due()
         pace = row.pace
         if self._settings.adaptive and self._asked.trigger is Trigger.SWEEP:
             pace = plans.slowed(row.pace, self._settings.slowest_pace)
@@ -271,19 +258,21 @@ class _Run:
             resolved_link=_if_other(page.url, row.link),
             page_link=_if_other(reading.page_link, row.link) if reading else row.page_link,
             counted=self._asked.trigger is Trigger.SWEEP,
-            next_sync_at=self._next(pace=pace),
+            next_sync_at=self._state.next(pace=pace),
             pace=pace,
-            now=_now(),
+            now=now(),
             done=change is None,
         )
         fail_point("sync.saved")
-        return Attempt(self.outcome(result, change=change))
+        return Attempt(self._state.outcome(result, change=change))
 
     def _refused(self, error: PageRefused) -> Attempt:
         if isinstance(error, PageUnsupported) and error.reason == "pdf":
             # Another kind of document, which other software reads: no failure of the customer's.
-            self._syncs.skip(self._row.id, self._token, reason="pdf", next_sync_at=self._next(pace=1.0), now=_now())
-            return Attempt(self.outcome(SyncResult.SKIPPED, reason="pdf"))
+            self._syncs.skip(
+                self._row.id, self._token, reason="pdf", next_sync_at=self._state.next(pace=1.0), now=now()
+            )
+            return Attempt(self._state.outcome(SyncResult.SKIPPED, reason="pdf"))
         return self._failed(SyncResult.PERMANENT_FAILURE, SyncErrorCode(error.code), error, reason=error.reason)
 
     def _unavailable(self, error: PageUnavailable) -> Attempt:
@@ -295,11 +284,12 @@ class _Run:
         pause = max(TRANSIENT[spent], min(error.retry_after or timedelta(0), LONGEST_RETRY_AFTER))
         self._syncs.transient(
             self._row.id, self._token, code=SyncErrorCode(error.code), reason=error.reason, note=str(error),
-            retry_at=_now() + pause, now=_now(),
+            retry_at=now() + pause, now=now(),
         )  # fmt: skip
         fail_point("sync.failed")
         return Attempt(
-            self._failure(SyncResult.TRANSIENT_FAILURE, SyncErrorCode(error.code), error, error.reason), pause
+            self._state.failure(SyncResult.TRANSIENT_FAILURE, SyncErrorCode(error.code), error, reason=error.reason),
+            pause,
         )
 
     def _unexpected(self, error: Exception) -> Attempt:
@@ -310,7 +300,7 @@ class _Run:
             # After it is written: where that fails, the next attempt comes here again.
             logger.error(
                 "document sync failed for good",
-                extra={"document": self._row.id, "account": self._account.name},
+                extra={"document": self._row.id, "account": self._state.account},
                 exc_info=error,
             )
             message = f"{type(error).__name__} in each of {spent + 1} attempts; the worker's log shows where"
@@ -319,10 +309,10 @@ class _Run:
         pause = UNEXPECTED[spent]
         self._syncs.unexpected(
             self._row.id, self._token, code=code, reason=type(error).__name__, note=type(error).__name__,
-            retry_at=_now() + pause, now=_now(),
+            retry_at=now() + pause, now=now(),
         )  # fmt: skip
         fail_point("sync.failed")
-        return Attempt(self._failure(SyncResult.UNEXPECTED_FAILURE, code, error, None), pause)
+        return Attempt(self._state.failure(SyncResult.UNEXPECTED_FAILURE, code, error), pause)
 
     def _failed(self, result: SyncResult, code: SyncErrorCode, error: Exception, *, reason: str | None) -> Attempt:
         row = self._row
@@ -334,93 +324,21 @@ class _Run:
             code=code,
             reason=reason,
             note=str(error) if isinstance(error, PageRefused | PageUnavailable) else type(error).__name__,
-            next_sync_at=self._next_after_failure(failures, code),
-            attempt=self._attempt,
-            duration_ms=self._duration_ms,
-            now=_now(),
+            next_sync_at=self._state.next_after_failure(failures, code),
+            attempt=self._state.number,
+            duration_ms=self._state.duration_ms,
+            now=now(),
         )
         fail_point("sync.failed")
-        outcome = self._failure(result, code, error, reason)
-        change = self._due_after_failure(gone_days)
+        outcome = self._state.failure(result, code, error, reason=reason)
+        change = self._state.change_due_after_failure(gone_days)
         if change is not None:
             outcome = outcome.model_copy(update={"change": change})
-        attention = None
-        if failures >= self._settings.attention_after:
-            attention = f"{failures} syncs failed one after the other, the last one with {code.value}"
-            attention += f" ({reason})" if reason else ""
+        # Without counts and codes, so that it is the same text each time, and told once.
+        lasting = failures >= self._settings.attention_after
+        attention = f"sync after sync fails: `nightmill document history {row.id}` shows why" if lasting else None
         return Attempt(outcome, needs_attention=attention)
-
-    def outcome(self, result: SyncResult, *, reason: str | None = None, change: ChangeRef | None = None) -> SyncOutcome:
-        row = self._row
-        return SyncOutcome(
-            document_id=row.id,
-            account=self._account.name,
-            collection=row.collection,
-            link=row.external_link,
-            result=result,
-            reason=reason,
-            attempt=self._attempt,
-            duration_ms=self._duration_ms,
-            change=change,
-        )
-
-    def _failure(self, result: SyncResult, code: SyncErrorCode, error: Exception, reason: str | None) -> SyncOutcome:
-        update = {"error_code": code, "exception_class": type(error).__name__, "reason": reason}
-        return self.outcome(result).model_copy(update=update)
-
-    @property
-    def _token(self) -> str:
-        assert self._start is not None  # noqa: S101 - nothing is written before it has begun
-        return self._start.token
-
-    @property
-    def _attempt(self) -> int:
-        return self._start.attempt if self._start else 1
-
-    @property
-    def _duration_ms(self) -> int:
-        return round((time.monotonic() - self._started) * 1000)
-
-    @property
-    def _handler(self) -> CompletionHandler | None:
-        given = self._row.change_handler or self._account.change_handler
-        return None if given is None else _HANDLER.validate_python(given)
-
-    def _handler_due(self, fingerprint: str | None) -> ChangeRef | None:
-        if fingerprint is None or self._row.handled_fingerprint == fingerprint or self._handler is None:
-            return None
-        return self._change(fingerprint)
-
-    def _due_after_failure(self, gone_days: int) -> ChangeRef | None:
-        """Return the news that the page is gone, or a change that the handler has not been told of before."""
-        handled = self._row.handled_fingerprint
-        if gone_days >= self._settings.gone_after_days and handled is not None:
-            return None if handled == GONE or self._handler is None else self._change(GONE)
-        return None if handled == GONE else self._handler_due(self._row.content_fingerprint)
-
-    def _change(self, fingerprint: str) -> ChangeRef:
-        assert self._handler is not None  # noqa: S101 - asked before
-        return ChangeRef(document_id=self._row.id, fingerprint=fingerprint, handler=self._handler)
-
-    def _next(self, *, pace: float) -> datetime | None:
-        return plans.next_sync(self._row, self._plan, last=_now(), pace=pace)
-
-    def _soon(self) -> datetime | None:
-        planned = self._next(pace=1.0)
-        return None if planned is None else min(planned, _now() + LOOK_AGAIN)
-
-    def _next_after_failure(self, failures: int, code: SyncErrorCode) -> datetime | None:
-        planned = plans.next_sync(
-            self._row, self._plan, last=_now(), pace=plans.failure_pace(failures, self._settings.slowest_pace)
-        )
-        if planned is not None and code is SyncErrorCode.NOT_FOUND and failures < self._settings.gone_after_days:
-            return min(planned, _now() + timedelta(days=1))  # so that consecutive days are seen
-        return planned
 
 
 def _if_other(link: str | None, than: str) -> str | None:
     return None if link is None or link == than else link[:2_000]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlmodel import Session, select
+from sqlalchemy import bindparam, update
+from sqlmodel import SQLModel, select
 
 from nightmill.storage.accounts import UPSERT
 from nightmill.storage.document_models import HostRow
@@ -62,6 +63,27 @@ class StoredRobots:
     fetched_at: datetime | None
 
 
+@dataclass
+class _Line:
+    """What of a host's row says whose turn it is; see `HostRow`."""
+
+    free_at: datetime | None
+    lease: str | None
+    leased_until: datetime | None
+    line_ends_at: datetime | None
+    crawl_delay: float | None
+    seconds: float | None
+    failures: int
+
+
+# The columns, not the row: its robots.txt may be half a megabyte, and every turn reads and writes the line twice.
+_HOSTS: Any = SQLModel.metadata.tables["hosts"]
+_HAS_ITS_NAME = _HOSTS.c.host == bindparam("its_host")
+_COLUMNS = [_HOSTS.c[field.name] for field in fields(_Line)]
+_READ = select(*_COLUMNS).where(_HAS_ITS_NAME).with_for_update()
+_WRITE = update(_HOSTS).where(_HAS_ITS_NAME).values({column: bindparam(column.name) for column in _COLUMNS})
+
+
 @dataclass(frozen=True)
 class HostRepository:
     """Gives turns at hosts. Any thread may use it; several workers share it by the database."""
@@ -90,13 +112,13 @@ class HostRepository:
             lease_for: When the request is given up for lost, so that a killed worker does not block the host.
             now: The present.
         """
-        with self._locked(host) as row:
-            is_busy = row.lease not in (None, lease) and row.leased_until is not None and row.leased_until > now
-            free_at = max(row.free_at or now, now)
-            is_free = not is_busy and (free_at <= now or row.lease == lease)
-            pause, average = _pause(row, delay), timedelta(seconds=row.seconds or _FIRST_GUESS)
+        with self._locked(host) as line:
+            is_busy = line.lease not in (None, lease) and line.leased_until is not None and line.leased_until > now
+            free_at = max(line.free_at or now, now)
+            is_free = not is_busy and (free_at <= now or line.lease == lease)
+            pause, average = _pause(line, delay), timedelta(seconds=line.seconds or _FIRST_GUESS)
             soon = max(free_at - now, min(max(average, _SHORTEST), _LONGEST) if is_busy else timedelta(0))
-            if ticket is not None and (row.line_ends_at is None or ticket >= row.line_ends_at):
+            if ticket is not None and (line.line_ends_at is None or ticket >= line.line_ends_at):
                 ticket = None  # of another line
             if ticket is not None and not urgent:
                 if ticket > now:
@@ -105,14 +127,14 @@ class HostRepository:
                     if soon <= pause + _LONGEST:
                         return Turn(False, soon, ticket)
                     ticket = None  # `Retry-After` stops everybody: line up again, lest all come back at once
-            in_line = not urgent and ticket is None and row.line_ends_at is not None and row.line_ends_at > now
+            in_line = not urgent and ticket is None and line.line_ends_at is not None and line.line_ends_at > now
             if is_free and not in_line:
-                row.lease, row.leased_until = lease, now + lease_for
+                line.lease, line.leased_until = lease, now + lease_for
                 return Turn(True)
             if urgent:
                 return Turn(False, soon)
-            ticket = max(row.line_ends_at or now, free_at, now + average + pause if is_busy else now)
-            row.line_ends_at = ticket + pause + average
+            ticket = max(line.line_ends_at or now, free_at, now + average + pause if is_busy else now)
+            line.line_ends_at = ticket + pause + average
             return Turn(False, ticket - now, ticket)
 
     def release(
@@ -138,14 +160,14 @@ class HostRepository:
             now: The present.
         """
         asked = min(max(retry_after or timedelta(0), timedelta(0)), LONGEST_RETRY_AFTER)
-        with self._locked(host) as row:
-            if row.lease == lease:
-                row.lease = row.leased_until = None
-            before = seconds if row.seconds is None else row.seconds
-            row.seconds = before + _NEWEST_SHARE * (seconds - before)
-            row.failures = row.failures + 1 if failed else 0
-            free_at = now + max(_pause(row, delay), asked)
-            row.free_at = max(row.free_at or free_at, free_at)
+        with self._locked(host) as line:
+            if line.lease == lease:
+                line.lease = line.leased_until = None
+            before = seconds if line.seconds is None else line.seconds
+            line.seconds = before + _NEWEST_SHARE * (seconds - before)
+            line.failures = line.failures + 1 if failed else 0
+            free_at = now + max(_pause(line, delay), asked)
+            line.free_at = max(line.free_at or free_at, free_at)
 
     def robots(self, host: str) -> StoredRobots | None:
         """Return what is known of the host's robots.txt; None where it was never asked for."""
@@ -161,32 +183,40 @@ class HostRepository:
         self, host: str, *, status: int, body: str | None, crawl_delay: float | None, now: datetime
     ) -> None:
         """Store the host's robots.txt, None where there is none, and the pause that it asks for."""
-        with self._locked(host) as row:
-            row.robots_status, row.robots, row.crawl_delay = status, body, crawl_delay
-            row.robots_checked_at = row.robots_fetched_at = now
+        self._store(
+            host,
+            robots_status=status,
+            robots=body,
+            crawl_delay=crawl_delay,
+            robots_checked_at=now,
+            robots_fetched_at=now,
+        )
 
     def robots_failed(self, host: str, now: datetime) -> None:
         """Store that robots.txt could not be had; what was known of it stays."""
-        with self._locked(host) as row:
-            row.robots_checked_at = now
+        self._store(host, robots_checked_at=now)
 
     @contextmanager
-    def _locked(self, host: str) -> Iterator[HostRow]:
-        """Hold the host's row, made if there is none; what the block changes in it is stored."""
+    def _locked(self, host: str) -> Iterator[_Line]:
+        """Hold the host's row, made if there is none; what the block changes in its line is stored."""
         with self.database.transaction() as session:
-            row = _load(session, host)
-            if row is None:
+            connection = session.connection()
+            found = connection.execute(_READ, {"its_host": host}).first()
+            if found is None:
                 insert = UPSERT[self.database.dialect](HostRow).values(host=host, failures=0)
-                session.connection().execute(insert.on_conflict_do_nothing())
-                row = _load(session, host)
-            assert row is not None  # noqa: S101 - rows of hosts are never deleted
-            yield row
-            session.add(row)
+                connection.execute(insert.on_conflict_do_nothing())
+                found = connection.execute(_READ, {"its_host": host}).one()
+            line = _Line(*found)
+            yield line
+            if astuple(line) != tuple(found):
+                connection.execute(_WRITE, {"its_host": host, **asdict(line)})
+
+    def _store(self, host: str, **columns: Any) -> None:
+        """Write columns of the host's row, made if there is none."""
+        insert = UPSERT[self.database.dialect](HostRow).values(host=host, failures=0, **columns)
+        with self.database.transaction() as session:
+            session.connection().execute(insert.on_conflict_do_update(index_elements=["host"], set_=columns))
 
 
-def _load(session: Session, host: str) -> HostRow | None:
-    return session.exec(select(HostRow).where(HostRow.host == host).with_for_update()).first()
-
-
-def _pause(row: HostRow, delay: timedelta) -> timedelta:
-    return max(delay, timedelta(seconds=row.crawl_delay or 0))
+def _pause(line: _Line, delay: timedelta) -> timedelta:
+    return max(delay, timedelta(seconds=line.crawl_delay or 0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, and_, not_, or_
+from sqlalchemy import ColumnElement, and_, bindparam, not_, or_
 from sqlmodel import Session, col, select
 
 from nightmill.contracts import GONE, CompletionHandler, SyncErrorCode, SyncStatus
@@ -95,19 +95,24 @@ def is_undelivered() -> ColumnElement[bool]:
     )
 
 
+def joined() -> Any:
+    """Return the query of documents with their accounts."""
+    return select(DocumentRow, AccountRow).join(AccountRow, col(AccountRow.key) == col(DocumentRow.account_key))
+
+
+# Built once: building a query of fifty columns, and its key in SQLAlchemy's cache, costs as much as running it.
+_BY_ID = joined().where(col(DocumentRow.id) == bindparam("its_id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update(of=DocumentRow)
+
+
 def load_document(session: Session, document_id: str, *, lock: bool = False) -> StoredDocument:
     """Return a document and its account, the document's row locked against other writers if asked.
 
     Raises:
         DocumentNotFound: There is none.
     """
-    query = joined().where(DocumentRow.id == storable(document_id))
-    found = session.exec(query.with_for_update(of=DocumentRow) if lock else query).first()
+    query = _BY_ID_LOCKED if lock else _BY_ID
+    found = session.exec(query, params={"its_id": storable(document_id)}).first()
     if found is None:
         raise DocumentNotFound(f"no document {document_id[:80]!r}: `nightmill document list` shows those there are")
     return StoredDocument(*found)
-
-
-def joined() -> Any:
-    """Return the query of documents with their accounts."""
-    return select(DocumentRow, AccountRow).join(AccountRow, col(AccountRow.key) == col(DocumentRow.account_key))
