@@ -26,7 +26,7 @@ REASON = "purged: automatic work that has not begun"
 SETTLED = timedelta(seconds=2)
 """How long nothing must be found: what was started or ended is listed up to a second later, with SQLite as well."""
 
-PATIENCE = timedelta(seconds=30)
+PATIENCE = timedelta(seconds=10)
 """How long sweeps may take to end once they are canceled."""
 
 _PAGE = 200

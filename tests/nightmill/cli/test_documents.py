@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from nightmill import client
 from nightmill.cli.fairness import Probe, probe, share_before
+from nightmill.contracts import SyncResult
 from tests.nightmill.cli.conftest import Cli
 from tests.site import Page, Site, failure
 from tests.stack import Stack, TemporalServer, environment, eventually
@@ -180,6 +182,9 @@ def test_documents_are_added_synced_watched_compared_and_exported(live: Cli, tmp
         assert live("document", "sync", found["3"]["document_id"], "--watch").code == 1
 
         changed = found["1"]["document_id"]
+        assert client.add_document(site.url("/1"), account="acme", collection="help", sync=False) == changed
+        assert client.sync_document(changed).result is SyncResult.NOT_MODIFIED
+        assert "costs its visitors 12 dollars" in (client.document_content(changed) or "")
         assert "{+12+}" in live("document", "diff", changed).out
         events = live("document", "history", changed).lines
         assert [event["result"] for event in events] == ["updated", "updated"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.stack import Stack, TemporalServer
 pytestmark = [pytest.mark.server, pytest.mark.timeout(90)]
 
 Story = Callable[[Nightmill, Site], Coroutine[Any, Any, None]]
-Play = Callable[[Story], None]
+Play = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,9 @@ def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempor
 def play(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str, request: pytest.FixtureRequest) -> Play:
     """Runs a story with a connected client, a worker and a site of six pages, of account `acme` on an hourly plan."""
 
-    def run(story: Story) -> None:
+    def run(story: Story, *, worker: bool = True) -> None:
         async def begin() -> None:
-            async with running(stack) as nightmill:
+            async with running(stack) if worker else alone(stack) as nightmill:
                 await nightmill.documents.add_account("acme", "hourly")
                 await story(nightmill, site)
 
@@ -53,6 +54,13 @@ def play(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str, reque
             asyncio.run(begin())
 
     return run
+
+
+@asynccontextmanager
+async def alone(stack: Stack) -> AsyncIterator[Nightmill]:
+    """Give a client where no worker runs."""
+    with stack.assembly() as assembly:
+        yield await stack.nightmill(assembly)
 
 
 def page(number: int) -> Page:
@@ -144,6 +152,33 @@ def test_a_purge_drops_what_a_sweep_has_started_and_leaves_what_somebody_asked_f
         assert (await documents.sweep(account="other's", limit=4)).enqueued == 4, "what was dropped is due again"
 
     play(story)
+
+
+def test_a_purge_ends_the_sweep_that_runs_and_gives_back_what_it_had_taken(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nightmill.client.document_purge.PATIENCE", timedelta(seconds=1))
+
+    async def story(nightmill: Nightmill, site: Site) -> None:
+        documents = nightmill.documents
+        await documents.add_account("other", "hourly")
+        mine, others = await added(nightmill, site), await added(nightmill, site, "other")
+        later = datetime.now(UTC) + timedelta(hours=1)
+
+        def queued() -> list[bool]:
+            rows = [nightmill.assembly.documents.get(each).row for each in (mine[0], others[0])]
+            return [row.queued_until is not None for row in rows]
+
+        set_rows(nightmill, mine + others, queued_until=later)
+        assert await documents.purge("acme") == 0
+        assert queued() == [False, True], "no sweep ran, so the other account's documents are none of our business"
+        set_rows(nightmill, mine + others, queued_until=later)
+        sweep = nightmill.temporal.get_workflow_handle(await documents.start_sweep(account="other"))
+        assert await documents.purge("acme") == 0
+        assert (await sweep.describe()).close_time is not None
+        assert queued() == [False, False]
+
+    play(story, worker=False)
 
 
 def test_a_sync_that_a_sweep_started_and_somebody_hurries_is_not_purged(play: Play) -> None:
