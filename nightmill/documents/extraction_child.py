@@ -26,7 +26,7 @@ from nightmill.documents.reading import read_page
 from nightmill.errors import PageRefused
 
 MEMORY = 1536 * 1024 * 1024
-"""Bytes of address space. Reading 3 MiB of ordinary HTML takes 0.5 GiB, of the worst that was found 1.2 GiB."""
+"""Bytes of address space. Of 3 MiB of HTML made to hurt, the worst that was found takes 0.65 GiB."""
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG: prctl(2)
 _WARM_UP = b"<!doctype html><title>t</title><main><h1>Title</h1><p>" + b"A sentence of some words. " * 20
