@@ -13,7 +13,7 @@ from nightmill import telemetry
 from nightmill.contracts import ChangeRef, SyncInput, SyncOutcome
 from nightmill.documents.alerts import Alerts
 from nightmill.documents.syncing import Syncer
-from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NotConfigured
+from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NightmillError, NotConfigured
 from nightmill.storage.document_syncs import SyncRepository
 
 AFTER_OUR_OWN_FAULT = timedelta(minutes=1)
@@ -40,13 +40,23 @@ class DocumentActivities:
         """Fetch, compare, update. A second run is another attempt, with the budgets of failures that the row counts."""
         with temporal_errors():
             try:
-                attempt = self.syncer.attempt(asked)
+                scheduled_at = activity.info().current_attempt_scheduled_time
+                attempt = self.syncer.attempt(asked.model_copy(update={"scheduled_at": scheduled_at}))
             except (ExtractorUnavailable, NotConfigured) as error:
                 self.alerts.operator_fault("documents", str(error))
                 raise ApplicationError(
                     str(error)[:LONGEST_MESSAGE], error.code, type=type(error).__name__,
                     next_retry_delay=AFTER_OUR_OWN_FAULT,
                 ) from None  # fmt: skip
+            except NightmillError:
+                raise
+            except Exception as error:
+                # A bug that could not even be written into the row, so there is no budget: told, and tried again later.
+                what = f"document {asked.document_id} cannot be synced: {type(error).__name__}"
+                self.alerts.operator_fault("documents", what)
+                raise ApplicationError(
+                    str(error)[:LONGEST_MESSAGE], type=type(error).__name__, next_retry_delay=AFTER_OUR_OWN_FAULT
+                ) from error
         outcome = attempt.outcome
         telemetry.record_sync(outcome)
         if attempt.needs_attention is not None:

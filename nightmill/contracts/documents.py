@@ -123,11 +123,13 @@ class SyncInput(Contract):
         document_id: The document.
         trigger: See `DocumentSyncInput`.
         run_id: The workflow run; the budgets of failures are counted per run.
+        scheduled_at: When this attempt was scheduled, by Temporal's clock; the activity says it, the workflow does not.
     """
 
     document_id: DocumentId
     trigger: Trigger
     run_id: str
+    scheduled_at: AwareDatetime | None = None
 
 
 GONE = "gone"

@@ -136,7 +136,7 @@ class _Run:
             with self._syncer.politeness.visit(row.host, ticket=row.gate_at, urgent=urgent) as visit:
                 begun = self._syncs.begin(
                     row.id, run_id=self._asked.run_id, trigger=self._asked.trigger, now=now(),
-                    tolerance=self._settings.sweep_interval,
+                    tolerance=self._settings.sweep_interval, scheduled_at=self._asked.scheduled_at,
                 )  # fmt: skip
                 if isinstance(begun, Skip):
                     return Attempt(self._state.outcome(SyncResult.SKIPPED, reason=begun.reason))
@@ -144,7 +144,8 @@ class _Run:
                 fail_point("sync.begun")
                 return self._guarded(lambda: self._fetch(visit))
         except HostBusy as error:
-            self._syncs.wait_in_line(row.id, ticket=error.ticket, until=now() + (error.retry_after or timedelta(0)))
+            until = now() + (error.retry_after or timedelta(0))
+            self._syncs.wait_in_line(row.id, ticket=error.ticket, until=until, scheduled_at=self._asked.scheduled_at)
             raise
 
     def _guarded(self, work: Callable[[], _T]) -> _T | Attempt:

@@ -72,6 +72,7 @@ class DocumentRow(SQLModel, table=True):
         content_cut: Whether less than that is stored.
         sync_run: The workflow run that syncs it, or did last.
         sync_token: The attempt that may write; an earlier one that is still going writes nothing any more.
+        sync_scheduled_at: When the attempt that began last was scheduled, by Temporal's clock.
         sync_attempts: Attempts of this run that failed, of both kinds.
         spent_transient: Of these, transient ones.
         spent_unexpected: Of these, others.
@@ -120,6 +121,7 @@ class DocumentRow(SQLModel, table=True):
     sync_step: SyncStep | None = Field(default=None, sa_column=Column(Word(SyncStep)))
     sync_run: str | None = Field(default=None, max_length=64)
     sync_token: str | None = Field(default=None, max_length=64)
+    sync_scheduled_at: datetime | None = time_column()
     sync_attempts: int = 0
     spent_transient: int = 0
     spent_unexpected: int = 0

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nightmill.contracts import GONE, SyncStatus, SyncStep
-from nightmill.errors import DocumentNotFound
+from nightmill.errors import DocumentNotFound, SyncSuperseded
 from nightmill.storage.document_history import add_event
 from nightmill.storage.stored_documents import StoredDocument, load_document
-from nightmill.storage.sync_state import give_up, put_to_rest, take_attention
+from nightmill.storage.sync_state import give_up, is_superseded, put_to_rest, take_attention
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -29,16 +29,21 @@ class DocumentNotes:
 
     database: Database
 
-    def wait_in_line(self, document_id: str, *, ticket: datetime | None, until: datetime) -> None:
-        """Note the sync's place in its host's line; that is no failure. It may not have begun, so there is no fence.
+    def wait_in_line(
+        self, document_id: str, *, ticket: datetime | None, until: datetime, scheduled_at: datetime | None = None
+    ) -> None:
+        """Note the sync's place in its host's line; that is no failure. It may not have begun, so it has no token.
 
         Until its turn, and a while beyond, no sweep takes the document.
 
         Raises:
+            SyncSuperseded: An attempt that was scheduled later has begun.
             DocumentNotFound: The document is gone.
         """
         with self._locked(document_id) as (_, stored):
             row = stored.row
+            if is_superseded(row, scheduled_at):
+                raise SyncSuperseded(f"document {document_id}: a later attempt has begun")
             row.next_attempt_at, row.gate_at = until, ticket
             row.queued_until = max(row.queued_until or until, until + QUEUED_BEYOND)
             row.sync_step = None

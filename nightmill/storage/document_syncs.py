@@ -20,7 +20,7 @@ from nightmill.contracts import (
     SyncStep,
     Trigger,
 )
-from nightmill.errors import DocumentNotFound
+from nightmill.errors import DocumentNotFound, SyncSuperseded
 from nightmill.storage.document_history import add_attempt, add_event, keep_version
 from nightmill.storage.document_models import DocumentRow
 from nightmill.storage.stored_documents import load_document
@@ -28,6 +28,7 @@ from nightmill.storage.sync_failures import SyncFailures
 from nightmill.storage.sync_state import (
     Skip,
     give_up,
+    is_superseded,
     link_or_none,
     retitle,
     skip_reason,
@@ -78,11 +79,16 @@ class SyncRepository(SyncFailures):
         trigger: Trigger,
         now: datetime,
         tolerance: timedelta = TOLERANCE,
+        scheduled_at: datetime | None = None,
     ) -> SyncStart | Skip:
         """Begin an attempt, which ends the right of any earlier one to write.
 
         The first attempt of a run starts with fresh budgets and without an error; a later one leaves the error visible
-        until it has ended, so that what people see does not flicker.
+        until it has ended, so that what people see does not flicker. An attempt that comes to work long after it was
+        sent, out of a process that hung, begins nothing once a later one has.
+
+        Raises:
+            SyncSuperseded: An attempt that was scheduled later has begun.
         """
         with self.database.transaction() as session:
             try:
@@ -90,11 +96,14 @@ class SyncRepository(SyncFailures):
             except DocumentNotFound:
                 return Skip("gone")
             row = stored.row
+            if is_superseded(row, scheduled_at):
+                raise SyncSuperseded(f"document {document_id}: a later attempt has begun")
             row.queued_until = None
             session.add(row)
             goes_on = row.sync_run == run_id
             skip = skip_reason(stored, trigger, now + tolerance, goes_on=goes_on)
             if skip is not None:
+                row.next_attempt_at = row.gate_at = None
                 if goes_on and row.sync_status is SyncStatus.SYNCING:
                     give_up(row)
                 return skip
@@ -103,7 +112,7 @@ class SyncRepository(SyncFailures):
                 row.sync_run = run_id
                 row.sync_attempts = row.spent_transient = row.spent_unexpected = 0
                 row.last_sync_error_code = row.last_sync_error_reason = None
-            row.sync_token = uuid.uuid4().hex
+            row.sync_token, row.sync_scheduled_at = uuid.uuid4().hex, scheduled_at or row.sync_scheduled_at
             row.sync_status, row.sync_step = SyncStatus.SYNCING, SyncStep.FETCHING
             row.last_sync_attempted_at = now
             row.next_attempt_at = row.gate_at = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from nightmill.contracts import SyncErrorCode, SyncStatus, SyncStep, Trigger
@@ -12,6 +12,9 @@ from nightmill.storage.columns import storable
 if TYPE_CHECKING:
     from nightmill.storage.document_models import DocumentRow
     from nightmill.storage.stored_documents import StoredDocument
+
+CLOCK_PUT_BACK = timedelta(hours=1)
+"""No process hangs that long and still holds work; a clock may well be an hour wrong."""
 
 _MAX_VALIDATOR = 1_000  # characters; a longer one is not worth to be kept, and half of one is none
 _MAX_LINK = 2_000
@@ -23,6 +26,16 @@ class Skip:
     """There is nothing to sync, and why."""
 
     reason: Literal["gone", "disabled", "auto_sync_off", "not_due"]
+
+
+def is_superseded(row: DocumentRow, scheduled_at: datetime | None) -> bool:
+    """Whether an attempt that was scheduled later than this one has begun.
+
+    By Temporal's own clock alone; if somebody puts that back by more than `CLOCK_PUT_BACK`, syncs go on all the same.
+    """
+    if scheduled_at is None or row.sync_scheduled_at is None:
+        return False
+    return timedelta(0) < row.sync_scheduled_at - scheduled_at < CLOCK_PUT_BACK
 
 
 def skip_reason(stored: StoredDocument, trigger: Trigger, horizon: datetime, *, goes_on: bool) -> Skip | None:

@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Column("sync_step", sa.Text),
         sa.Column("sync_run", sa.String(64)),
         sa.Column("sync_token", sa.String(64)),
+        sa.Column("sync_scheduled_at", UtcDateTime),
         sa.Column("sync_attempts", sa.Integer, nullable=False),
         sa.Column("spent_transient", sa.Integer, nullable=False),
         sa.Column("spent_unexpected", sa.Integer, nullable=False),
