@@ -226,7 +226,7 @@ def recoveries(
     folder = tmp_path_factory.mktemp("document-kills")
     pool = ThreadPoolExecutor(LANES, thread_name_prefix="lane")
     items = [item for item in request.session.items if item.path == request.path]
-    selected = [item.callspec.params["case"] for item in items if isinstance(item, pytest.Function)]
+    selected: list[Case] = [item.callspec.params["case"] for item in items if isinstance(item, pytest.Function)]  # type: ignore[misc]
     urls = {}
     for case in selected:
         place = folder / str(case)
