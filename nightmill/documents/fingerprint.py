@@ -22,9 +22,11 @@ LIBRARIES = ("trafilatura", "resiliparse", "html-to-markdown", "lxml")
 
 _TARGET = re.compile(r"(?<=\])\((?:[^()\s]|\([^()\s]*+\))*+(?:\s++\"[^\"\n]*+\")?+\s*+\)")
 _LINE_START = re.compile(r"^[ \t]*+(?:>[ \t]*+)*+(?:[-+*][ \t]++)?+", re.MULTILINE)
-_SIGN = re.compile(r"(?<![\w.)\]+\-\u2212\u2013])([-+\u2212\u2013])(?=[^\w\s]{0,4}\d)")
-_POINTS, _COMMAS = re.compile(r"(?<=\d)\.(?=\d)"), re.compile(r"(?<=\d),(?=\d)")
-_BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=[^\w\ue002\ue003])[^\w]+?(?=\d)")
+# Each begins with the character that it looks for, not with what stands before it: so they skip from one to the next.
+_SIGN = re.compile(r"([-+\u2212\u2013])(?<![\w.)\]+\-\u2212\u2013].)(?=[^\w\s]{0,4}\d)")
+_POINTS, _COMMAS = re.compile(r"\.(?<=\d.)(?=\d)"), re.compile(r",(?<=\d.)(?=\d)")
+_BETWEEN_DIGITS = re.compile(r"[^\w\ue002\ue003](?<=\d[^\w])[^\w]*?(?=\d)")
+_DIGIT = re.compile(r"\d")
 
 # Of a private area, which is dropped from the texts first: nothing else is written like these.
 _MINUS, _PLUS, _POINT, _COMMA, _APART = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
@@ -62,9 +64,11 @@ _INVISIBLE, _COUNTING = _Invisible(), _Counting()
 def normalized(text: str) -> str:
     """Return what counts of a text, in one piece that is not for reading."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_INVISIBLE)
-    text = _SIGN.sub(lambda found: _PLUS if found[1] == "+" else _MINUS, text)
-    text = _COMMAS.sub(_COMMA, _POINTS.sub(_POINT, text))
-    return _BETWEEN_DIGITS.sub(_APART + r"\g<0>", text).translate(_COUNTING)
+    if _DIGIT.search(text):
+        text = _SIGN.sub(lambda found: _PLUS if found[1] == "+" else _MINUS, text)
+        text = _COMMAS.sub(_COMMA, _POINTS.sub(_POINT, text))
+        text = _BETWEEN_DIGITS.sub(_APART + r"\g<0>", text)
+    return text.translate(_COUNTING)
 
 
 def words_of_markdown(markdown: str) -> str:
