@@ -12,8 +12,9 @@ from temporalio.client import Client, WorkflowExecution, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
+from nightmill.client.document_syncs import refusal
 from nightmill.contracts import Trigger
-from nightmill.errors import InvalidInput, TemporalUnreachable
+from nightmill.errors import InvalidInput
 from nightmill.storage.purging import PurgeRepository
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Purge:
 
         Raises:
             TemporalUnreachable: Temporal does not answer; a second call goes on.
+            NotConfigured: No worker has registered the search attributes yet.
         """
         rows = PurgeRepository(self.database)
         dropped: set[str] = set()
@@ -71,7 +73,7 @@ class Purge:
                     quiet_since = quiet_since or _clock()
                     await asyncio.sleep(0.3)
         except RPCError as error:
-            raise TemporalUnreachable(f"purge: Temporal answered {error.message!r}") from error
+            raise refusal("purge", error) from error
         # A sweep that was ended had taken documents of all accounts, and has not started all of them.
         await asyncio.to_thread(rows.release, None if sweeps else self.account)
         return len(dropped)

@@ -29,7 +29,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from nightmill import ids, telemetry
 from nightmill.contracts import DocumentSyncInput, SyncErrorCode, SyncOutcome, SyncResult, Trigger
 from nightmill.documents import plans
-from nightmill.errors import DocumentNotFound, InvalidInput, TemporalUnreachable, WorkflowFailed
+from nightmill.errors import DocumentNotFound, InvalidInput, NotConfigured, TemporalUnreachable, WorkflowFailed
 
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
@@ -68,6 +68,7 @@ class DocumentSyncs:
         Raises:
             DocumentNotFound: There is no such document.
             TemporalUnreachable: The sync could not be started.
+            NotConfigured: No worker has registered the search attributes yet.
         """
         stored = await asyncio.to_thread(self.assembly.documents.get, document_id)
         try:
@@ -82,7 +83,7 @@ class DocumentSyncs:
                 telemetry.record_sync(_already_syncing(stored))
                 return "already_syncing"
         except RPCError as error:
-            raise TemporalUnreachable(f"document {document_id}: Temporal answered {error.message!r}") from error
+            raise refusal(f"document {document_id}", error) from error
         return "started"
 
     async def _start_sync(
@@ -223,6 +224,15 @@ def _already_syncing(stored: StoredDocument) -> SyncOutcome:
         link=stored.row.external_link,
         result=SyncResult.ALREADY_SYNCING,
     )
+
+
+def refusal(what: str, error: RPCError) -> NotConfigured | TemporalUnreachable:
+    """Return the error for a call that Temporal did not take."""
+    if error.status is RPCStatusCode.INVALID_ARGUMENT:
+        return NotConfigured(
+            f"{what}: Temporal refuses it ({error.message}): start a worker once, which registers the search attributes"
+        )
+    return TemporalUnreachable(f"{what}: Temporal answered {error.message!r}")
 
 
 def failure_of(what: str, error: BaseException) -> InvalidInput | WorkflowFailed:

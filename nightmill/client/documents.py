@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
 from nightmill.client.document_purge import Purge
-from nightmill.client.document_syncs import DocumentSyncs, attributes, failure_of
+from nightmill.client.document_syncs import DocumentSyncs, attributes, failure_of, refusal
 from nightmill.contracts import CrawlInput, CrawlLimits, CrawlProgress, SweepInput, SweepSummary, Trigger
 from nightmill.documents.differences import shown
 from nightmill.documents.imports import DocumentReader, numbered, read_handler, read_interval
@@ -125,6 +125,7 @@ class Documents(DocumentSyncs):
             InvalidInput: An argument cannot be used.
             AccountNotFound: There is no such account.
             TemporalUnreachable: The crawl could not be started.
+            NotConfigured: No worker has registered the search attributes yet.
         """
         read_link(start_url)
         check_name("collection", collection)
@@ -145,7 +146,7 @@ class Documents(DocumentSyncs):
                 static_summary=start_url[:200],
             )
         except RPCError as error:
-            raise TemporalUnreachable(f"crawl {crawl_id}: Temporal answered {error.message!r}") from error
+            raise refusal(f"crawl {crawl_id}", error) from error
         return crawl_id
 
     async def crawl_progress(self, crawl_id: str) -> CrawlProgress:

@@ -14,14 +14,16 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from nightmill import ids
+from nightmill.client.connection import register_search_attributes
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import CrawlLimits, SweepSummary, SyncResult, SyncStatus
-from nightmill.errors import AccountNotFound, CrawlNotFound, DocumentNotFound, InvalidInput
+from nightmill.errors import AccountNotFound, CrawlNotFound, DocumentNotFound, InvalidInput, NotConfigured
 from nightmill.sandbox import Sandbox
 from nightmill.storage.document_models import DocumentRow
 from tests.lanes import running
 from tests.site import Page, Site, robots, sitemap
 from tests.stack import Stack, TemporalServer
+from workflows.story import SEARCH_ATTRIBUTES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(90)]
 
@@ -60,7 +62,9 @@ def play(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str, reque
 async def alone(stack: Stack) -> AsyncIterator[Nightmill]:
     """Give a client where no worker runs."""
     with stack.assembly() as assembly:
-        yield await stack.nightmill(assembly)
+        nightmill = await stack.nightmill(assembly)
+        await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
+        yield nightmill
 
 
 def page(number: int) -> Page:
@@ -86,6 +90,26 @@ def set_rows(nightmill: Nightmill, document_ids: list[str], **values: Any) -> No
 async def is_running(nightmill: Nightmill, document_id: str) -> bool:
     handle = nightmill.temporal.get_workflow_handle(ids.document_workflow_id(document_id))
     return (await handle.describe()).close_time is None
+
+
+def test_before_the_first_worker_it_is_said_that_one_registers_the_search_attributes(
+    temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str
+) -> None:
+    # First in this file, whose server no worker has seen yet.
+    async def ask(stack: Stack) -> None:
+        with stack.assembly() as assembly:
+            documents = (await stack.nightmill(assembly)).documents
+            await documents.add_account("acme", "hourly")
+            new = {"account": "acme", "collection": "help"}
+            document_id = await documents.add("https://example.com/", **new, sync=False)
+            for asked in (documents.sync_now(document_id), documents.crawl("https://example.com/", **new)):
+                with pytest.raises(NotConfigured, match="start a worker once"):
+                    await asked
+            with pytest.raises(NotConfigured, match="start a worker once"):
+                await documents.purge()
+
+    with Sandbox() as sandbox:
+        asyncio.run(ask(Stack(tmp_path, temporal_server, sandbox, database_url=sqlite_url, task_queue="nobody")))
 
 
 def test_many_syncs_yield_what_each_came_to_and_a_missing_one_stops_nothing(play: Play) -> None:
