@@ -65,6 +65,8 @@ class DocumentSync:
     async def _sync(self, document_id: str) -> SyncOutcome:
         while True:
             self._hurry = False
+            if story.has(story.TRIGGER):  # a purge drops what sweeps started, and nothing that a person asked for
+                story.upsert(story.TRIGGER.value_set(self._trigger.value))
             config = policies.titled(policies.PAGE_SYNC, "fetch, compare, update")
             config["cancellation_type"] = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
             config["priority"] = self._priority()
