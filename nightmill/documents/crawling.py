@@ -159,10 +159,12 @@ class Crawler:
         link = read_link(answer.url)
         if not same_site(link, start):
             raise PageBlocked("redirects to another site", reason="other_site")
+        found = self.extractor.links(answer.body, url=answer.url, charset=answer.charset)
+        mine = [one.canonical for one in map(_readable, found) if one and same_site(one, start) and not is_pdf(one)]
         if page.depth < asked.limits.depth:
-            found = self.extractor.links(answer.body, url=answer.url, charset=answer.charset)
-            mine = [one.canonical for one in map(_readable, found) if one and same_site(one, start) and not is_pdf(one)]
             self.crawls.add_links(crawl_id, mine, depth=page.depth + 1, kind="page")
+        else:
+            self.crawls.leave_links(crawl_id, mine)
         _, is_new = self.documents.add(self._document(asked, link), now=datetime.now(UTC))
         self.crawls.record_page(crawl_id, page.link, state="done", is_new=is_new)
         fail_point("crawl.saved")

@@ -104,6 +104,19 @@ class CrawlRepository:
                 session.flush()
         return new
 
+    def leave_links(self, crawl_id: str, links: Iterable[str]) -> None:
+        """Note `depth` as the bound that was hit, where links that are too deep are none of the crawl's yet.
+
+        Raises:
+            CrawlNotFound: There is no such crawl.
+        """
+        unique = iter(dict.fromkeys(link for link in map(storable, links) if len(link.encode()) <= MAX_LINK))
+        with self._locked(crawl_id) as (session, crawl):
+            query = select(func.count()).where(CrawlPageRow.crawl_key == crawl.row.key)
+            while crawl.row.limit_hit is None and (some := list(islice(unique, _AT_ONCE))):
+                if session.exec(query.where(col(CrawlPageRow.link).in_(some))).one() < len(some):
+                    crawl.row.limit_hit = "depth"
+
     def room(self, crawl_id: str) -> int:
         """Return how many more pages the crawl may take.
 
