@@ -21,8 +21,8 @@ from nightmill.contracts import (
     CompletionHandler,
     PreparedBatch,
     PrepareInput,
-    WebhookHandler,
 )
+from nightmill.contracts.handlers import without_address
 from nightmill.errors import BatchConflict, BatchNotFound, OverBudget
 from nightmill.failpoints import fail_point
 from nightmill.storage.models import BatchRow
@@ -206,11 +206,7 @@ def _without_address(batch: BatchRow) -> CompletionHandler | None:
     """Return the handler as histories may show it: the path of a webhook often holds a token, and stays in the row."""
     if batch.completion_handler is None:
         return None
-    handler = _HANDLER.validate_python(batch.completion_handler)
-    if isinstance(handler, WebhookHandler):
-        origin = "/".join(handler.url.split("/")[:3])
-        return handler.model_copy(update={"url": origin})
-    return handler
+    return without_address(_HANDLER.validate_python(batch.completion_handler))
 
 
 def _insist_on_the_same(asked: PrepareInput, batch: BatchRow) -> None:

@@ -142,7 +142,7 @@ class ChangeRef(Outcome):
     Attributes:
         document_id: The document.
         fingerprint: Fingerprint of the content to tell of; `gone` for a page that no longer exists.
-        handler: Whom to tell.
+        handler: Whom to tell; of a webhook's address only scheme and host, for the rest may hold a token.
     """
 
     document_id: str

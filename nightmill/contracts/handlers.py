@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -54,3 +55,11 @@ class WebhookHandler(Contract):
 
 
 CompletionHandler = Annotated[WorkflowHandler | ActivityHandler | WebhookHandler, Field(discriminator="kind")]
+
+
+def without_address(handler: CompletionHandler) -> CompletionHandler:
+    """Return the handler as histories may show it: what follows a webhook's host often holds a token."""
+    if not isinstance(handler, WebhookHandler):
+        return handler
+    scheme, _, rest = handler.url.partition("://")
+    return handler.model_copy(update={"url": f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"})

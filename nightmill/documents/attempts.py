@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nightmill.contracts import ChangeRef, SyncErrorCode, SyncOutcome, SyncResult
+from nightmill.contracts.handlers import without_address
 from nightmill.documents import plans
 from nightmill.documents.fingerprint import fingerprint_version
 from nightmill.storage.stored_documents import StoredDocument
@@ -106,7 +107,7 @@ class AttemptState:
     def change(self, fingerprint: str) -> ChangeRef:
         """Return the news that the content has this fingerprint, for the handler that there is."""
         assert self.handler is not None  # noqa: S101 - the caller has looked
-        return ChangeRef(document_id=self.row.id, fingerprint=fingerprint, handler=self.handler)
+        return ChangeRef(document_id=self.row.id, fingerprint=fingerprint, handler=without_address(self.handler))
 
     def change_due(self) -> ChangeRef | None:
         """Return the present content as news, where the handler has not been told of it and the page is there."""

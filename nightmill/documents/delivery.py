@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from nightmill.contracts import GONE, ChangePayload, ChangeRef, ChangeTold, ParagraphDiff, WebhookHandler
+from nightmill.contracts import (
+    GONE,
+    ChangePayload,
+    ChangeRef,
+    ChangeTold,
+    CompletionHandler,
+    ParagraphDiff,
+    WebhookHandler,
+)
 from nightmill.documents.differences import compare
 from nightmill.errors import DocumentNotFound, InvalidInput
 from nightmill.failpoints import fail_point
@@ -84,14 +92,22 @@ class ChangeDeliverer:
         if not isinstance(change.handler, WebhookHandler):
             raise InvalidInput(f"the handler of document {change.document_id} is no webhook")
         payload = self.begin(change)
-        if payload is None:
+        handler = self._handler(change.document_id) if payload is not None else None
+        if payload is None or not isinstance(handler, WebhookHandler):  # another kind by now: the next sync tells it
             return False
-        self.post_signed(change.handler.url, payload.change_id, payload.model_dump_json().encode())
+        self.post_signed(handler.url, payload.change_id, payload.model_dump_json().encode())
         fail_point("change.answered")
         self.record(
             ChangeTold(document_id=payload.document_id, number=payload.number, fingerprint=payload.new_fingerprint)
         )
         return True
+
+    def _handler(self, document_id: str) -> CompletionHandler | None:
+        """Return whom to tell, with its whole address, which the change does not carry."""
+        try:
+            return self.documents.get(document_id).handler
+        except DocumentNotFound:
+            return None
 
     def record(self, told: ChangeTold) -> None:
         """Store that the handler was told of a content; a second call changes nothing.

@@ -179,6 +179,26 @@ async def test_a_change_whose_handler_failed_is_told_by_the_next_sync_that_finds
 
 
 @in_a_lane
+async def test_the_path_of_a_webhook_is_called_but_stays_out_of_histories(lane: Lane) -> None:
+    lane.webhook.answers[:] = [400]
+    handler = {"kind": "webhook", "url": f"{lane.webhook.url}/hooks/T0K3N?key=K3Y"}
+    with Site({"/harbour": page()}) as site:
+        async with lane.running() as nightmill:
+            document_id = await added(nightmill, site, handler=handler)
+            await sync(nightmill, document_id)
+            first = await nightmill.temporal.get_workflow_handle(f"document/{document_id}").fetch_history()
+            await sync(nightmill, document_id)
+            second = await nightmill.temporal.get_workflow_handle(f"document/{document_id}").fetch_history()
+            needs = nightmill.assembly.documents.get(document_id).row.needs_attention
+    assert len(changes(lane)) == 1
+    assert needs is None
+    written = b"".join(event.SerializeToString() for event in [*first.events, *second.events])
+    assert b"webhook" in written
+    assert b"T0K3N" not in written
+    assert b"K3Y" not in written
+
+
+@in_a_lane
 async def test_robots_txt_is_obeyed_fetched_once_and_asked_before_a_redirect_is_followed(lane: Lane) -> None:
     pages = {"/robots.txt": robots("User-agent: *\nDisallow: /secret"), "/secret": page(), "/a": page()}
     closed = {"/robots.txt": robots("User-agent: *\nDisallow: /"), "/b": page()}

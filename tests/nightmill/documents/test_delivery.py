@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from nightmill.contracts import GONE, ActivityHandler, ChangePayload, ChangeRef, ChangeTold, WebhookHandler
+from nightmill.contracts.handlers import without_address
 from nightmill.documents.delivery import ChangeDeliverer
 from nightmill.errors import AddressRefused, AnswerLost, InvalidInput, PermanentError, TransientError
 from nightmill.storage.document_syncs import SyncRepository
@@ -244,6 +245,19 @@ def test_only_webhooks_are_posted(told: Host) -> None:
     handler = ActivityHandler(kind="activity", type="on_change", task_queue="mine")
     with pytest.raises(InvalidInput, match="no webhook"):
         told.deliverer.deliver(ChangeRef(document_id="d-1", fingerprint="aaa", handler=handler))
+
+
+def test_a_webhook_is_called_by_the_address_in_the_row_which_the_change_does_not_carry(told: Host) -> None:
+    told.has("aaa")
+    shown = WebhookHandler(kind="webhook", url="http://127.0.0.1:1")
+    assert told.deliverer.deliver(ChangeRef(document_id="d-1", fingerprint="aaa", handler=shown))
+    assert told.ids == ["d-1.1.aaa"]
+
+
+@pytest.mark.parametrize("rest", ["/services/T0K3N", "?token=T0K3N", "/a?b=T0K3N", "#T0K3N", ""])
+def test_histories_show_scheme_and_host_of_a_webhook(rest: str) -> None:
+    shown = without_address(WebhookHandler(kind="webhook", url=f"https://hooks.example:8443{rest}"))
+    assert shown == WebhookHandler(kind="webhook", url="https://hooks.example:8443")
 
 
 def test_the_documented_payload_is_what_handlers_get() -> None:
