@@ -11,11 +11,13 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 with workflow.unsafe.imports_passed_through():
     from activities.documents import DocumentActivities
     from nightmill import ids
-    from nightmill.contracts import DocumentSyncInput, SyncInput, SyncOutcome, Trigger
+    from nightmill.contracts import DocumentSyncInput, SyncInput, SyncOutcome, SyncResult, Trigger
     from nightmill.errors import InvalidInput
 
 from workflows import policies, story
 from workflows.change_delivery import deliver_change
+
+_ROUTINE = frozenset({SyncResult.UNCHANGED, SyncResult.NOT_MODIFIED})
 
 
 @workflow.defn(name="DocumentSync", failure_exception_types=[TypeError])
@@ -54,6 +56,8 @@ class DocumentSync:
             await asyncio.shield(asyncio.create_task(self._abandon(asked.document_id)))
             raise
         story.show_sync(outcome)
+        if outcome.result not in _ROUTINE:  # what people look for; an event for each of the others would be wasted
+            story.upsert(story.STATUS.value_set(outcome.result.value))
         return outcome
 
     @workflow.signal
