@@ -71,7 +71,8 @@ class Visit:
         except InvalidInput as error:
             raise PageBlocked(str(error)) from None
         if host not in self.held:
-            self.enter(host, ticket=None, urgent=True)  # a redirect: who is on the way does not stand in line again
+            # A redirect: who is on the way does not stand in line again.
+            self.enter(host, ticket=None, urgent=True, lines_up=False)
         rules, fetched = self.robots.rules(url, host)
         if not rules.allows(url):
             raise PageAccessDenied(f"{host}: robots.txt disallows this page", reason="robots")
@@ -81,13 +82,14 @@ class Visit:
                 raise HostBusy(f"{host}: robots.txt was just fetched", retry_after=pause)
             time.sleep(pause.total_seconds())
 
-    def enter(self, host: str, *, ticket: datetime | None, urgent: bool) -> None:
+    def enter(self, host: str, *, ticket: datetime | None, urgent: bool, lines_up: bool = True) -> None:
         """Take the turn at a host and hold it until the visit ends.
 
         Raises:
             HostBusy: It is not our turn for a while.
         """
-        self.held[host] = self.stack.enter_context(_turn(self.hosts, self.settings, host, ticket=ticket, urgent=urgent))
+        turn = _turn(self.hosts, self.settings, host, ticket=ticket, urgent=urgent, lines_up=lines_up)
+        self.held[host] = self.stack.enter_context(turn)
 
     def failed(self, error: PageUnavailable) -> None:
         """Note what a failed fetch says of its host; a `Retry-After` holds for everybody."""
@@ -132,7 +134,13 @@ class Politeness:
 
 @contextmanager
 def _turn(
-    hosts: HostRepository, settings: DocumentSettings, host: str, *, ticket: datetime | None, urgent: bool
+    hosts: HostRepository,
+    settings: DocumentSettings,
+    host: str,
+    *,
+    ticket: datetime | None,
+    urgent: bool,
+    lines_up: bool,
 ) -> Iterator[_Turn]:
     lease = uuid.uuid4().hex
     patience = time.monotonic() + SHORT.total_seconds()
@@ -142,6 +150,7 @@ def _turn(
             lease=lease,
             ticket=ticket,
             urgent=urgent,
+            lines_up=lines_up,
             delay=settings.host_delay,
             # Long enough for robots.txt, the page and the pause between; a killed worker's turn lapses after it.
             lease_for=2 * settings.fetch_timeout + SHORT,

@@ -208,6 +208,7 @@ class HostRow(SQLModel, table=True):
         lease: The request that is on its way, if one is.
         leased_until: When that one is given up for lost.
         line_ends_at: Where the line of those who wait ends.
+        urgent_ends_at: Where the line of those ends whom a person waits for.
         crawl_delay: Seconds between requests that robots.txt asks for.
         seconds: What a request takes, a moving average.
         failures: Requests that failed one after the other.
@@ -224,6 +225,7 @@ class HostRow(SQLModel, table=True):
     lease: str | None = Field(default=None, max_length=64)
     leased_until: datetime | None = time_column()
     line_ends_at: datetime | None = time_column()
+    urgent_ends_at: datetime | None = time_column()
     crawl_delay: float | None = None
     seconds: float | None = None
     failures: int = 0

@@ -1,7 +1,8 @@
 """One budget per host, over all workers and accounts: one request at a time, with a pause, and nobody holds a slot.
 
 Whoever is not granted the turn gets a place in the host's line, a time to come back at. The line is nothing but the
-time where it ends: a place whose holder died passes unused.
+time where it ends: a place whose holder died passes unused, and a line from which nobody comes any more is forgotten.
+The urgent have a line of their own, which the other one does not hold up.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 """What `Retry-After` may ask for at most (D10)."""
 
+LONGEST_WAIT = timedelta(hours=1)
+"""After which who waits asks again: the line may be gone, or a wrong clock may have made it."""
+
+_ABANDONED = timedelta(minutes=1), 10  # so long, and so many places long, a free host is not asked: the line is dead
 _NEWEST_SHARE = 0.3  # of the moving average: a host that turns slow is noticed after some requests
 _FIRST_GUESS = 1.0  # seconds that a request takes, of a host that was never asked
 _SHORTEST, _LONGEST = timedelta(seconds=0.2), timedelta(seconds=5)  # waits of those whose turn is past due
@@ -36,7 +41,7 @@ class Turn:
     Attributes:
         granted: It may, and `HostRepository.release` must follow.
         wait: If not: when to ask again.
-        ticket: And the place in the line to ask with then; None for the urgent, who stand in no line.
+        ticket: And the place in the line to ask with then; None for those who stand in no line.
     """
 
     granted: bool
@@ -71,6 +76,7 @@ class _Line:
     lease: str | None
     leased_until: datetime | None
     line_ends_at: datetime | None
+    urgent_ends_at: datetime | None
     crawl_delay: float | None
     seconds: float | None
     failures: int
@@ -100,6 +106,7 @@ class HostRepository:
         delay: timedelta,
         lease_for: timedelta,
         now: datetime,
+        lines_up: bool = True,
     ) -> Turn:
         """Ask for the turn at a host. Asking again with a lease that holds the turn keeps it.
 
@@ -107,35 +114,42 @@ class HostRepository:
             host: `host:port`.
             lease: Names the request, uniquely.
             ticket: The place in the line that an earlier call gave.
-            urgent: Go before the line, as soon as the host is free.
+            urgent: Go before the line, as soon as the host is free and nobody urgent is before us.
             delay: Pause between requests, unless robots.txt asks for a longer one.
             lease_for: When the request is given up for lost, so that a killed worker does not block the host.
             now: The present.
+            lines_up: Take a place in the line; without one the turn is granted whenever the host is free.
         """
         with self._locked(host) as line:
+            pause, average = _pause(line, delay), timedelta(seconds=line.seconds or _FIRST_GUESS)
+            _mend(line, now, lease_for=lease_for, pause=pause, average=average)
+            ends_at = line.urgent_ends_at if urgent else line.line_ends_at
             is_busy = line.lease not in (None, lease) and line.leased_until is not None and line.leased_until > now
             free_at = max(line.free_at or now, now)
             is_free = not is_busy and (free_at <= now or line.lease == lease)
-            pause, average = _pause(line, delay), timedelta(seconds=line.seconds or _FIRST_GUESS)
             soon = max(free_at - now, min(max(average, _SHORTEST), _LONGEST) if is_busy else timedelta(0))
-            if ticket is not None and (line.line_ends_at is None or ticket >= line.line_ends_at):
+            if ticket is not None and (ends_at is None or ticket >= ends_at):
                 ticket = None  # of another line
-            if ticket is not None and not urgent:
+            if ticket is not None:
                 if ticket > now:
-                    return Turn(False, ticket - now, ticket)
+                    return Turn(False, min(ticket - now, LONGEST_WAIT), ticket)
                 if not is_free:
                     if soon <= pause + _LONGEST:
                         return Turn(False, soon, ticket)
                     ticket = None  # `Retry-After` stops everybody: line up again, lest all come back at once
-            in_line = not urgent and ticket is None and line.line_ends_at is not None and line.line_ends_at > now
+            in_line = lines_up and ticket is None and ends_at is not None and ends_at > now
             if is_free and not in_line:
                 line.lease, line.leased_until = lease, now + lease_for
                 return Turn(True)
-            if urgent:
+            if not lines_up:
                 return Turn(False, soon)
-            ticket = max(line.line_ends_at or now, free_at, now + average + pause if is_busy else now)
-            line.line_ends_at = ticket + pause + average
-            return Turn(False, ticket - now, ticket)
+            if urgent:
+                ticket = max(ends_at or now, now + soon)
+                line.urgent_ends_at = ticket + pause + average
+            else:
+                ticket = max(ends_at or now, free_at, now + average + pause if is_busy else now)
+                line.line_ends_at = ticket + pause + average
+            return Turn(False, min(ticket - now, LONGEST_WAIT), ticket)
 
     def release(
         self,
@@ -216,6 +230,18 @@ class HostRepository:
         insert = UPSERT[self.database.dialect](HostRow).values(host=host, failures=0, **columns)
         with self.database.transaction() as session:
             session.connection().execute(insert.on_conflict_do_update(index_elements=["host"], set_=columns))
+
+
+def _mend(line: _Line, now: datetime, *, lease_for: timedelta, pause: timedelta, average: timedelta) -> None:
+    """Forget lines that nobody comes from, and bring back times that a worker with a wrong clock put far ahead."""
+    if line.leased_until is not None:
+        line.leased_until = min(line.leased_until, now + lease_for)
+    if line.free_at is not None:
+        line.free_at = min(line.free_at, now + max(LONGEST_RETRY_AFTER, pause))
+        idle_since = max(line.free_at, line.leased_until) if line.leased_until else line.free_at
+        least, places = _ABANDONED
+        if now - idle_since > max(least, places * (pause + average)):
+            line.line_ends_at = line.urgent_ends_at = None
 
 
 def _pause(line: _Line, delay: timedelta) -> timedelta:

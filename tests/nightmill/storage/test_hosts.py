@@ -81,22 +81,73 @@ def test_whose_turn_is_past_due_asks_again_soon_and_keeps_the_place(line: Line) 
 def test_sync_now_goes_before_the_line_but_not_before_the_pause(line: Line) -> None:
     assert line.ask("a", 0).granted
     tickets = [line.ask(f"swept{number}", 0).ticket for number in range(100)]
-    assert line.ask("now", 0.5, urgent=True) == Turn(False, timedelta(seconds=1))
+    assert (turn := line.ask("now", 0.5, urgent=True)).wait == timedelta(seconds=1)
     line.end("a", 1)
-    assert line.ask("now", 1.5, urgent=True) == Turn(False, timedelta(seconds=0.5))
-    assert line.ask("now", 2, urgent=True).granted
+    assert line.ask("now", 1.5, turn.ticket, urgent=True) == Turn(False, timedelta(seconds=0.5), turn.ticket)
+    assert line.ask("now", 2, turn.ticket, urgent=True).granted
     line.end("now", 3)
     assert line.ask("swept0", 4, tickets[0]).granted
 
 
+def test_of_many_who_want_it_now_each_gets_a_time_to_come_back_at(line: Line) -> None:
+    assert line.ask("a", 0).granted
+    turns = [line.ask(f"now{number}", 0, urgent=True) for number in range(20)]
+    waits = [turn.wait.total_seconds() for turn in turns]
+    assert waits[0] <= 2
+    assert all(later - sooner == 2 for sooner, later in itertools.pairwise(waits))
+    line.end("a", 1)
+    assert not line.ask("new", 2, urgent=True).granted
+    assert line.ask("now0", 2, turns[0].ticket, urgent=True).granted
+
+
+def test_whoever_is_wanted_now_does_not_keep_the_place_that_a_sweep_gave(line: Line) -> None:
+    assert line.ask("a", 0).granted
+    swept = [line.ask(f"swept{number}", 0).ticket for number in range(10)]
+    line.end("a", 1)
+    assert line.ask("swept9", 2, swept[-1], urgent=True).granted
+
+
+def test_who_stands_in_no_line_is_granted_what_is_free(line: Line) -> None:
+    asked = {"ticket": None, "urgent": True, "delay": timedelta(seconds=1), "lease_for": timedelta(seconds=60)}
+    assert line.ask("a", 0).granted
+    assert line.ask("now", 0, urgent=True).ticket is not None
+    assert line.hosts.acquire(SITE, lease="redirected", now=NOON, lines_up=False, **asked).ticket is None
+    line.end("a", 1)
+    assert line.hosts.acquire(SITE, lease="redirected", now=after(2), lines_up=False, **asked).granted
+
+
+def test_a_line_that_nobody_comes_from_any_more_is_forgotten(line: Line) -> None:
+    line.hosts.store_robots(SITE, status=200, body="Crawl-delay: 100", crawl_delay=100.0, now=NOON)
+    assert line.ask("a", 0).granted
+    purged = [line.ask(f"purged{number}", 0).ticket for number in range(30)]  # for 3,030 s
+    line.end("a", 1)
+    assert not line.ask("new", 1_000).granted
+    assert line.ask("new", 1_200).granted
+    line.end("new", 1_201)
+    assert line.ask("purged20", 2_200, purged[20]).granted
+
+
+def test_times_of_a_worker_whose_clock_is_years_ahead_hold_nobody_up_for_long(line: Line) -> None:
+    years = 5 * 365 * 86_400
+    assert line.ask("a", years).granted
+    assert line.ask("b", 0, urgent=True).wait <= timedelta(seconds=5)
+    ticket = line.ask("c", years).ticket
+    line.end("a", years + 1)
+    assert line.ask("d", 2).wait <= timedelta(hours=1)
+    assert line.ask("c", 2, ticket).wait <= timedelta(hours=1)
+    assert line.ask("d", 3_602 + 61).granted
+
+
 def test_the_turn_of_a_killed_worker_lapses(line: Line) -> None:
     assert line.ask("killed", 0).granted
-    assert not line.ask("b", 59, urgent=True).granted
-    assert line.ask("b", 60, urgent=True).granted
+    turn = line.ask("b", 59, urgent=True)
+    assert not turn.granted
+    assert line.ask("b", 60, turn.ticket, urgent=True).granted
     line.end("killed", 61)  # it lives after all; the turn is b's
-    assert not line.ask("c", 62.5, urgent=True).granted
+    turn = line.ask("c", 62.5, urgent=True)
+    assert not turn.granted
     line.end("b", 63)
-    assert line.ask("c", 64, urgent=True).granted
+    assert line.ask("c", 64, turn.ticket, urgent=True).granted
 
 
 def test_a_ticket_whose_holder_died_blocks_nobody(line: Line) -> None:
@@ -117,19 +168,19 @@ def test_retry_after_holds_for_everybody_and_an_hour_at_most(line: Line) -> None
     assert line.ask("a", 0).granted
     ticket = line.ask("b", 0).ticket
     line.end("a", 1, retry_after=timedelta(days=1), failed=True)
-    assert line.ask("now", 2, urgent=True).wait == timedelta(seconds=3_599)
+    assert (now := line.ask("now", 2, urgent=True)).wait == timedelta(seconds=3_599)
     again = [line.ask("b", 2, ticket).ticket, line.ask("c", 2).ticket]
     assert again == [after(3_601), after(3_603)]  # one after the other, not all at the same moment
-    assert not line.ask("now", 3_600, urgent=True).granted
-    assert line.ask("now", 3_601, urgent=True).granted
+    assert not line.ask("now", 3_600, now.ticket, urgent=True).granted
+    assert line.ask("now", 3_601, now.ticket, urgent=True).granted
 
 
 def test_a_crawl_delay_that_is_longer_than_ours_is_kept(line: Line) -> None:
     line.hosts.store_robots(SITE, status=200, body="Crawl-delay: 7", crawl_delay=7.0, now=NOON)
     assert line.ask("a", 0).granted
     line.end("a", 1)
-    assert line.ask("b", 7.9, urgent=True) == Turn(False, timedelta(seconds=0.1))
-    assert line.ask("b", 8, urgent=True).granted
+    assert line.ask("b", 7.9, urgent=True) == Turn(False, timedelta(seconds=0.1), after(8))
+    assert line.ask("b", 8, after(8), urgent=True).granted
     assert line.hosts.acquire(
         "other.example:443",
         lease="c",

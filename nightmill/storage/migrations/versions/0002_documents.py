@@ -120,6 +120,7 @@ def upgrade() -> None:
         sa.Column("lease", sa.String(64)),
         sa.Column("leased_until", UtcDateTime),
         sa.Column("line_ends_at", UtcDateTime),
+        sa.Column("urgent_ends_at", UtcDateTime),
         sa.Column("crawl_delay", sa.Float),
         sa.Column("seconds", sa.Float),
         sa.Column("failures", sa.Integer, nullable=False),
