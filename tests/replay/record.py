@@ -10,18 +10,24 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nightmill.client.connection import register_search_attributes
 from nightmill.client.nightmill import Nightmill
 from nightmill.sandbox import Fault, Sandbox
 from nightmill.settings import DatabaseSettings
 from nightmill.storage import schema
 from nightmill.storage.engine import open_database
+from tests.pages import article
+from tests.replay import document_scenes
+from tests.site import Site
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
+from workflows.story import SEARCH_ATTRIBUTES
 
 FOLDER = Path(__file__).parent / "histories"
 
@@ -95,10 +101,27 @@ async def play(scene: Callable[[Nightmill, Sandbox, WebhookSink], Awaitable[str]
             history = await fetch(nightmill, workflow_id)
             if history is None:  # a single part has no workflow of its own
                 continue
-            name = f"{prefix}-{getattr(scene, '__name__', 'scene')}-{number}.json"
+            name = f"{prefix}-{name_of(scene)}-{number}.json"
             (FOLDER / name).write_text(history, encoding="utf-8")
             sys.stdout.write(f"{name}\n")
     sink.close()
+
+
+async def play_documents(scene: Callable[[document_scenes.Stage], Awaitable[str]], stack: Stack, prefix: str) -> None:
+    sink = WebhookSink()
+    with stack.assembly() as assembly, Site({f"/{number}": article(number) for number in range(3)}) as site:
+        nightmill = await stack.nightmill(assembly)
+        await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
+        workflow_id = await scene(document_scenes.Stage(nightmill, site, sink))
+        history = await fetch(nightmill, workflow_id)
+        name = f"{prefix}-document-{name_of(scene)}.json"
+        (FOLDER / name).write_text(history or "", encoding="utf-8")
+        sys.stdout.write(f"{name}\n")
+    sink.close()
+
+
+def name_of(scene: Callable[..., Any]) -> str:
+    return str(getattr(scene, "__name__", "scene"))
 
 
 async def fetch(nightmill: Nightmill, workflow_id: str) -> str | None:
@@ -120,29 +143,39 @@ def anonymous(node: Any) -> Any:
 
 
 def main() -> None:
-    prefix = version("nightmill")
+    prefix = sys.argv[1] if len(sys.argv) > 1 else version("nightmill")
     FOLDER.mkdir(exist_ok=True)
     if list(FOLDER.glob(f"{prefix}-*.json")):
         sys.exit(f"histories of {prefix} are recorded already, and stay")
     server = TemporalServer()
     server.start()
     try:
-        for number, scene in enumerate(SCENES):
-            with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
-                sandbox.set_profile(finish_after=1.0)
-                url = f"sqlite:///{folder}/nightmill.db"
-                database = open_database(url, DatabaseSettings())
-                schema.upgrade(database)
-                database.close()
-                extra: dict[str, Any] = {"NIGHTMILL_XAI__MAX_REQUESTS": "4"}
-                stack = Stack(Path(folder), server, sandbox, url, f"record-{number}", extra)
-                stack.start_worker()
-                try:
-                    asyncio.run(play(scene, stack, prefix))
-                finally:
-                    stack.stop()
+        for scene in SCENES:
+            with on_stage(server, name_of(scene)) as stack:
+                asyncio.run(play(scene, stack, prefix))
+        for document_scene in document_scenes.SCENES:
+            with on_stage(server, f"document-{name_of(document_scene)}") as stack:
+                asyncio.run(play_documents(document_scene, stack, prefix))
     finally:
         server.stop()
+
+
+@contextmanager
+def on_stage(server: TemporalServer, name: str) -> Iterator[Stack]:
+    """Give a scene a database and a worker of its own."""
+    with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
+        sandbox.set_profile(finish_after=1.0)
+        url = f"sqlite:///{folder}/nightmill.db"
+        database = open_database(url, DatabaseSettings())
+        schema.upgrade(database)
+        database.close()
+        extra: dict[str, Any] = {"NIGHTMILL_XAI__MAX_REQUESTS": "4"}
+        stack = Stack(Path(folder), server, sandbox, url, f"record-{name}", extra)
+        stack.start_worker()
+        try:
+            yield stack
+        finally:
+            stack.stop()
 
 
 if __name__ == "__main__":

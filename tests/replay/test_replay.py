@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ def replay(history: Path, workflows: list[type]) -> None:
     asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], text)))
 
 
-def test_there_are_histories_of_both_workflows() -> None:
+def test_there_are_histories_of_every_workflow() -> None:
     started = [json.loads(path.read_text(encoding="utf-8"))["events"][0] for path in HISTORIES]
     types = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in started}
-    assert types == {"ModelCompletionBatch", "ProviderBatch"}
+    assert types == {"ModelCompletionBatch", "ProviderBatch", "DocumentSync", "DocumentSyncSweep", "SiteCrawl"}
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.stem)
@@ -55,16 +56,16 @@ class _Careless:
 
 
 def test_a_change_that_breaks_running_workflows_is_noticed() -> None:
-    [simple] = [path for path in HISTORIES if path.stem.endswith("-simple-0")]
+    [simple] = [path for path in HISTORIES if path.stem == "0.1.0-simple-0"]
     with pytest.raises(workflow.NondeterminismError):
         replay(simple, [_Careless])
 
 
-def test_histories_hold_no_request_no_answer_and_no_key() -> None:
+def test_histories_hold_no_request_no_answer_no_page_and_no_key() -> None:
     for history in HISTORIES:
         held = decoded(json.loads(history.read_text(encoding="utf-8")))
-        assert "batch_id" in held
-        for secret in ("sandbox-key", "whsec_", "Say 1", "/done", "output_text"):
+        assert re.search("batch_id|document_id|sweep_id|crawl_id", held)
+        for secret in ("sandbox-key", "whsec_", "Say 1", "/done", "output_text", "rooms to it"):
             assert secret not in held
 
 
