@@ -23,7 +23,7 @@ from nightmill.errors import HostBusy, InvalidInput, PageAccessDenied, PageBlock
 if TYPE_CHECKING:
     from nightmill.documents.fetching import PageFetcher
     from nightmill.settings import DocumentSettings
-    from nightmill.storage.hosts import HostRepository
+    from nightmill.storage.hosts import HostRepository, StoredRobots
 
 SHORT = timedelta(seconds=2)
 """A wait that is sat out; for a longer one the worker's slot is given back."""
@@ -34,7 +34,11 @@ ROBOTS_AGE = timedelta(hours=24)
 ROBOTS_LAST_RESORT = timedelta(days=7)
 """How long the last one is believed while the site's server fails to give a new one."""
 
-_REMEMBERED = 512  # parsed robots.txt a process; the longest allowed is 500 KiB
+ROBOTS_ASKED_AGAIN = timedelta(minutes=10)
+"""How long it is not asked for again then: each question costs a turn at the host, which pages could have had."""
+
+_REMEMBERED = 512  # parsed robots.txt a process
+_REMEMBERED_CHARACTERS = 2_000_000  # of all of them; parsed, each takes up to 52 bytes (measured with `Disallow: /0…`)
 _LOOKED_UP_AGAIN = 60.0  # seconds after which another worker's newer robots.txt is noticed
 
 
@@ -185,7 +189,7 @@ class RobotsKeeper:
         self._fetcher = fetcher
         self._agent = settings.user_agent
         self._longest_delay = settings.longest_crawl_delay.total_seconds()
-        self._parsed: OrderedDict[str, tuple[float, RobotsRules]] = OrderedDict()
+        self._parsed: OrderedDict[str, tuple[float, RobotsRules, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def rules(self, url: str, host: str, *, clock: Callable[[], float] = time.monotonic) -> tuple[RobotsRules, bool]:
@@ -201,7 +205,7 @@ class RobotsKeeper:
                 self._parsed.move_to_end(host)
                 return remembered[1], False
         stored = self._hosts.robots(host)
-        if stored is not None and stored.fetched_at is not None and now() - stored.fetched_at < ROBOTS_AGE:
+        if stored is not None and _is_believed(stored):
             return self._remember(host, stored.body, clock()), False
         try:
             answer = fetch_robots(self._fetcher, url)
@@ -218,8 +222,18 @@ class RobotsKeeper:
         rules = RobotsRules.read(body, self._agent)
         rules.crawl_delay = min(rules.crawl_delay or 0.0, self._longest_delay) or None
         with self._lock:
-            self._parsed[host] = (at, rules)
+            self._parsed[host] = (at, rules, len(body or ""))
             self._parsed.move_to_end(host)
-            while len(self._parsed) > _REMEMBERED:
-                self._parsed.popitem(last=False)
+            size = sum(length for _, _, length in self._parsed.values())
+            while len(self._parsed) > _REMEMBERED or (size > _REMEMBERED_CHARACTERS and len(self._parsed) > 1):
+                _, (_, _, length) = self._parsed.popitem(last=False)
+                size -= length
         return rules
+
+
+def _is_believed(stored: StoredRobots) -> bool:
+    """Whether a robots.txt is young enough, or old but the last one of a site that has just failed to give a new one."""
+    if stored.fetched_at is None:
+        return False
+    age, asked = now() - stored.fetched_at, now() - (stored.checked_at or stored.fetched_at)
+    return age < ROBOTS_AGE or (age <= ROBOTS_LAST_RESORT and asked < ROBOTS_ASKED_AGAIN)
