@@ -101,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="P7: a small account behind a large one.")
     parser.add_argument("--noisy", type=int, default=10_000, help="documents of the large account")
     parser.add_argument("--quick", action="store_true", help="1,000 documents")
+    parser.add_argument("--only", choices=("with", "without"), help="only the one kind of server")
     parser.add_argument("--watch", type=int, default=150, help="how many syncs are waited for at most")
     asked = parser.parse_args()
     noisy = 1_000 if asked.quick else asked.noisy
@@ -108,6 +109,8 @@ def main() -> None:
         folder = Path(name)
         with web(folder, paragraphs=5) as site:
             for fair in (True, False):
+                if asked.only not in (None, "with" if fair else "without"):
+                    continue
                 found = places(fair, folder / f"fair-{fair}", site, noisy, asked.watch)
                 first = f"places {', '.join(map(str, found))}" if found else "none of the ten ended"
                 met = len(found) == QUIET and found[-1] <= TARGET
