@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CLOCK_PUT_BACK = timedelta(hours=1)
 """No process hangs that long and still holds work; a clock may well be an hour wrong."""
 
+HANDLER_COMPLAINT = "handler: "
+"""How the text of a need begins that the handler has; see `workflows.handler_call.failed`."""
+
 _MAX_VALIDATOR = 1_000  # characters; a longer one is not worth to be kept, and half of one is none
 _MAX_LINK = 2_000
 _MAX_ATTENTION = 1_000
@@ -64,11 +67,19 @@ def give_up(row: DocumentRow) -> None:
 
 
 def take_attention(row: DocumentRow, message: str | None) -> bool:
-    """Set what waits for a person, and return whether that is news."""
+    """Set what waits for a person, and return whether that is news.
+
+    That a handler fails in another way is none, and while the page itself needs somebody, its handler waits.
+    """
     text = None if message is None else storable(message)[:_MAX_ATTENTION]
-    is_new = text is not None and row.needs_attention != text
-    row.needs_attention = text
-    return is_new
+    before, row.needs_attention = row.needs_attention, text
+    if text is None or before is None:
+        return text is not None
+    if not text.startswith(HANDLER_COMPLAINT):
+        return text != before
+    if not before.startswith(HANDLER_COMPLAINT):
+        row.needs_attention = before
+    return False
 
 
 def put_to_rest(row: DocumentRow) -> None:

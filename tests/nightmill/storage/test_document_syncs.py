@@ -332,6 +332,17 @@ def test_what_needs_a_person_is_news_once(lab: Lab) -> None:
     assert lab.row.needs_attention is None
 
 
+def test_a_page_and_a_handler_that_both_fail_are_not_news_by_turns(lab: Lab) -> None:
+    assert lab.syncs.set_attention("d1", "handler: status 502")
+    assert not lab.syncs.set_attention("d1", "handler: no answer")
+    assert lab.row.needs_attention == "handler: no answer"
+    assert lab.syncs.set_attention("d1", "sync after sync fails")
+    for _ in range(2):
+        assert not lab.syncs.set_attention("d1", "handler: status 500")
+        assert not lab.syncs.set_attention("d1", "sync after sync fails")
+    assert lab.row.needs_attention == "sync after sync fails"
+
+
 def test_a_sweep_syncs_only_what_is_due_and_wanted(lab: Lab) -> None:
     def swept(run: str = "sweep", hours: float = 0) -> SyncStart | Skip:
         return lab.syncs.begin("d1", run_id=run, trigger=Trigger.SWEEP, now=lab.at(hours))
