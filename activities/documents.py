@@ -52,8 +52,8 @@ class DocumentActivities:
                 raise
             except Exception as error:
                 # A bug that could not even be written into the row, so there is no budget: told, and tried again later.
-                what = f"document {asked.document_id} cannot be synced: {type(error).__name__}"
-                self.alerts.operator_fault("documents", what)
+                # The document is not named: of the same bug in all of them, people are told once.
+                self.alerts.operator_fault("documents", f"documents cannot be synced: {type(error).__name__}")
                 raise ApplicationError(
                     str(error)[:LONGEST_MESSAGE], type=type(error).__name__, next_retry_delay=AFTER_OUR_OWN_FAULT
                 ) from error
