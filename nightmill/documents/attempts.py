@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from nightmill.storage.document_syncs import SyncStart
 
 LOOK_AGAIN = timedelta(hours=1)
-"""When a text is looked at again that has shrunk to almost nothing."""
+"""When a text is looked at again that has shrunk to almost nothing, and a page that could not be had for now."""
+
+_LONGEST_PAUSE = timedelta(days=365)
+_MAY_PASS = frozenset({SyncErrorCode.TIMEOUT, SyncErrorCode.FETCH_FAILED, SyncErrorCode.SYNC_ERROR})
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,23 @@ class AttemptState:
         return plans.next_sync(self.row, self._plan, last=now(), pace=pace)
 
     def looked_at_again(self) -> datetime | None:
-        """Return when a text is looked at again that is not believed yet."""
+        """Return when a text is looked at again that is not believed yet: soon the first time, then as planned."""
         planned = self.next(pace=1.0)
-        return None if planned is None else min(planned, now() + LOOK_AGAIN)
+        is_first = self.row.shrunk_fingerprint is None
+        return min(planned, now() + LOOK_AGAIN) if planned is not None and is_first else planned
 
     def next_after_failure(self, failures: int, code: SyncErrorCode) -> datetime | None:
-        """Return when the document is due next, after so many failures in a row."""
+        """Return when the document is due next, after so many failures in a row: later and later.
+
+        A site that was away for an hour is not left alone for a month because the plan says so.
+        """
         planned = self.next(pace=plans.failure_pace(failures, self._settings.slowest_pace))
-        if planned is not None and code is SyncErrorCode.NOT_FOUND and failures < self._settings.gone_after_days:
+        if planned is None:
+            return None
+        if code in _MAY_PASS:
+            return min(planned, now() + LOOK_AGAIN * plans.failure_pace(failures, _LONGEST_PAUSE / LOOK_AGAIN))
+        gone_days = self.row.gone_days + (self.row.gone_on != now().date())
+        if code is SyncErrorCode.NOT_FOUND and gone_days < self._settings.gone_after_days:
             return min(planned, now() + timedelta(days=1))  # so that days on which it is gone are seen one by one
         return planned
 

@@ -232,7 +232,7 @@ class RobotsKeeper:
 
 
 def _is_believed(stored: StoredRobots) -> bool:
-    """Whether a robots.txt is young enough, or old but the last one of a site that has just failed to give a new one."""
+    """Whether a robots.txt is young enough, or the last one of a site that has just failed to give a new one."""
     if stored.fetched_at is None:
         return False
     age, asked = now() - stored.fetched_at, now() - (stored.checked_at or stored.fetched_at)

@@ -188,7 +188,7 @@ class _Run:
         # A text whose fingerprint is of another making cannot be compared by it: it is the new baseline.
         quiet = row.content_length is not None and not is_current
         seen_before = reading.fingerprint == row.shrunk_fingerprint
-        if not quiet and not seen_before and reading.length < SHRUNK * (row.content_length or 0):
+        if not seen_before and reading.length < SHRUNK * (row.content_length or 0):
             return self._hold(reading)
         return self._store(page, reading, quiet=quiet)
 
@@ -244,7 +244,7 @@ class _Run:
     ) -> Attempt:
         row = self._row
         change = self._state.change_due()
-        pace = row.pace
+        pace = row.pace if self._settings.adaptive else 1.0
         if self._settings.adaptive and self._asked.trigger is Trigger.SWEEP:
             pace = plans.slowed(row.pace, self._settings.slowest_pace)
         self._syncs.unchanged(
