@@ -45,9 +45,6 @@ LEASE = 2 * 1.0 + 2.0
 RECOVERY = 26.0
 """Seconds in which the next worker starts, and Temporal notices that tasks went to one that is dead."""
 
-# After the handler's answer and before the record a call may be repeated, by the same id; nowhere else.
-TWICE = {"change.answered"}
-
 _queues = itertools.count()
 
 
@@ -267,9 +264,9 @@ def check_documents(recovery: Recovery, case: Case) -> None:
     ids_of_changes = Counter(document_id for document_id, _ in recovery.told)
     assert set(ids_of_changes.values()) == {1}, "each change has one id"
     assert len(ids_of_changes) == len(recovery.rows) + 1
-    calls = sorted(recovery.told.values())
-    assert calls[:-1] == [1] * (len(calls) - 1)
-    assert calls[-1] == (2 if case.point in TWICE else 1)
+    # A call that was answered as the worker died is made again, by the same id; another page's may have been just then.
+    again = [calls for calls in recovery.told.values() if calls > 1]
+    assert again in ([[2]] if case.point == "change.answered" else [[], [2]])
     assert recovery.most_at_once == 1, "the host is asked one page at a time, also across a kill"
     assert recovery.left_behind == []
     assert recovery.late_after < LEASE + RECOVERY, (
