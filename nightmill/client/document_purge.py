@@ -106,7 +106,8 @@ class Purge:
         found: set[str] = set()
         async for page in self._pages(query):
             new = {_document_id(each): each for each in page if each.run_id not in known}
-            not_begun = await asyncio.to_thread(rows.not_begun, list(new))
+            runs = {document_id: each.run_id for document_id, each in new.items()}
+            not_begun = await asyncio.to_thread(rows.not_begun, runs)
             gate = asyncio.Semaphore(_AT_ONCE)
 
             async def drop(execution: WorkflowExecution, gate: asyncio.Semaphore = gate) -> str | None:

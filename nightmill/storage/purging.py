@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,18 +26,23 @@ class PurgeRepository:
 
     database: Database
 
-    def not_begun(self, document_ids: Sequence[str]) -> set[str]:
-        """Return those of the documents whose sync has not begun, or which no longer exist."""
+    def not_begun(self, runs: Mapping[str, str]) -> set[str]:
+        """Return those of the documents whose run has not begun, or which no longer exist.
+
+        Not by status: a page that cannot be had is `failed` while its run still tells the handler so, and one whose
+        sync got lost is `syncing` while the run that a sweep has started for that waits.
+
+        Args:
+            runs: The workflow run of each document.
+        """
         begun: set[str] = set()
+        document_ids = list(runs)
         for first in range(0, len(document_ids), _AT_ONCE):
-            some = document_ids[first : first + _AT_ONCE]
-            query = select(DocumentRow.id).where(
-                col(DocumentRow.id).in_([storable(each) for each in some]),
-                DocumentRow.sync_status == SyncStatus.SYNCING,
-            )
+            some = [storable(each) for each in document_ids[first : first + _AT_ONCE]]
+            query = select(DocumentRow.id, DocumentRow.sync_run).where(col(DocumentRow.id).in_(some))
             with self.database.reading() as session:
-                begun.update(session.exec(query))
-        return set(document_ids) - begun
+                begun.update(document_id for document_id, run in session.exec(query) if run == runs.get(document_id))
+        return set(runs) - begun
 
     def release(self, account: str | None = None) -> int:
         """Let documents that a sweep has taken, and whose sync has not begun, be due again; return how many.
