@@ -17,6 +17,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import temporal_errors
 from activities.heartbeats import tell
@@ -75,7 +76,7 @@ class SweepActivities:
             async def start(pick: SweepPick) -> bool:
                 nonlocal done
                 async with gate:
-                    is_new = await _start(client, pick, asked)
+                    is_new = await _start_if_possible(client, pick, asked)
                 done += 1
                 tell({"started": asked.first + done})
                 if done == asked.count // 2:
@@ -93,6 +94,17 @@ class SweepActivities:
     def record_sweep(self, summary: SweepSummary) -> None:
         """Write the sweep's one log record."""
         activity.logger.info("document sweep", extra=summary.model_dump())
+
+
+async def _start_if_possible(client: Client, pick: SweepPick, asked: StartInput) -> bool:
+    """Start one sync; a document whose sync nobody can start is passed by, so that it holds up no other."""
+    try:
+        return await _start(client, pick, asked)
+    except (ValueError, RPCError) as error:  # pydantic's errors are ValueErrors
+        if isinstance(error, RPCError) and error.status is not RPCStatusCode.INVALID_ARGUMENT:
+            raise
+        activity.logger.exception("sync cannot be started", extra={"document": pick.document_id})
+        return False
 
 
 async def _start(client: Client, pick: SweepPick, asked: StartInput) -> bool:

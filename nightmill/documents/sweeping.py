@@ -118,7 +118,7 @@ class Sweeper:
 
     def _due_at(self, row: Scheduled, plan: plans.Plan) -> datetime | None:
         last, pace = row.last_synced_at, row.pace if self.settings.adaptive else 1.0
-        if row.sync_status is SyncStatus.FAILED:
+        if row.sync_status == SyncStatus.FAILED:
             last = row.last_sync_attempted_at
             pace = plans.failure_pace(row.consecutive_failures, self.settings.slowest_pace)
         if last is None or plan.interval is None:

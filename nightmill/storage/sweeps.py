@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 from sqlmodel import SQLModel
 
 from nightmill.contracts import SweepTaken, SyncStatus
@@ -60,7 +73,7 @@ class Scheduled(NamedTuple):
 
     key: int
     id: str
-    sync_status: SyncStatus | None
+    sync_status: str | None
     last_synced_at: datetime | None
     last_sync_attempted_at: datetime | None
     next_sync_at: datetime | None
@@ -224,7 +237,8 @@ class SweepRepository:
 
         A page a transaction. Documents with an interval of their own, and those that were never tried, stay.
         """
-        columns = [_DOCUMENT[name] for name in Scheduled._fields]
+        status = type_coerce(_DOCUMENT.sync_status, Text).label("sync_status")  # also a word that is none of ours
+        columns = [status if name == "sync_status" else _DOCUMENT[name] for name in Scheduled._fields]
         mine = and_(
             _DOCUMENT.account_key == account.key,
             _DOCUMENT.interval.is_(None),

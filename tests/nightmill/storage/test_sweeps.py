@@ -260,6 +260,18 @@ def test_what_is_given_back_is_due_at_once_and_what_is_dropped_is_not(
     assert take("s2") == ["d2"]
 
 
+def test_a_row_that_cannot_be_read_does_not_keep_a_plans_new_interval_from_the_others(
+    database: Database, add_document: Any, given: Any
+) -> None:
+    for name in ("a", "b"):
+        add_document(name)
+        set_columns(database, name, given, last_sync_attempted_at=0)
+    with database.transaction() as session:
+        session.connection().execute(text("UPDATE documents SET sync_status = 'no word of ours' WHERE id = 'a'"))
+    account = AccountRepository(database).get("acme")
+    assert SweepRepository(database).reschedule(account, 60.0, lambda _: given.at(5)) == 2
+
+
 def test_a_plans_new_interval_moves_its_documents_a_page_at_a_time(database: Database, given: Any) -> None:
     accounts = AccountRepository(database)
     account = accounts.add("acme", "daily", now=given.noon)
