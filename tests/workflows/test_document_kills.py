@@ -69,6 +69,9 @@ CASES = [
     *(Case(point, "postgresql") for point in ("sync.in_transaction", "sweep.taken", "crawl.saved")),
 ]
 
+# Hardly another state than at the point before or after.
+NEIGHBOURS = {"sync.start", "sync.compared", "change.start", "sweep.started", "crawl.begun"}
+
 
 @dataclass
 class Recovery:
@@ -238,7 +241,11 @@ def recoveries(
     pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case.point in NEIGHBOURS else []) for case in CASES],
+    ids=str,
+)
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     recoveries: dict[Case, Future[Recovery]], case: Case
 ) -> None:
