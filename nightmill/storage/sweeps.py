@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -165,7 +165,9 @@ class SweepRepository:
             return list(session.scalars(select(AccountRow))) if account is None else [load_account(session, account)]
 
     def take(self, sweep_id: str, wanted: Wanted, *, turns: Turns, limit: int, scanned: SweepTaken) -> SweepTaken:
-        """Take documents for a sweep, in one transaction; a sweep that has taken gets the same answer again.
+        """Take documents for a sweep, all or none; a sweep that has taken gets the same answer again.
+
+        They are looked for before, which takes seconds with a million of them, so that nobody waits for that to write.
 
         Args:
             sweep_id: The sweep.
@@ -174,6 +176,13 @@ class SweepRepository:
             limit: Documents at most, which `turns` keeps.
             scanned: What is known of the accounts, for the answer.
         """
+        with self.database.reading() as session:
+            before = session.scalar(select(_SWEEP.taken).where(_SWEEP.id == sweep_id))
+            if before is not None:
+                return SweepTaken.model_validate(before)
+            due = _count(session, wanted)
+            order = turns(due)
+            found = _found(session, wanted, due, order)
         with self.database.transaction() as session:
             # Whoever inserts the row is the one who takes; another attempt of the same sweep waits for it here.
             new = UPSERT[self.database.dialect](SweepRow).values(id=sweep_id, taken_at=wanted.now, taken={})
@@ -181,8 +190,8 @@ class SweepRepository:
             if session.connection().execute(new).rowcount < 1:
                 return SweepTaken.model_validate(session.scalar(select(_SWEEP.taken).where(_SWEEP.id == sweep_id)))
             session.connection().execute(delete(SweepRow).where(_SWEEP.taken_at < wanted.now - _KEPT))
-            due = _count(session, wanted)
-            picks = _mark(session, wanted, due, turns(due))
+            names = {each.key: each.name for each in due}
+            picks = _mark(session, wanted, {names[key]: each for key, each in found.items()}, order)
             if picks:
                 rows = [
                     {"sweep_id": sweep_id, "position": position, "document_key": pick.key, "due_at": pick.due_at}
@@ -284,11 +293,8 @@ def _count(session: Session, wanted: Wanted) -> list[DueAccount]:
     return [DueAccount(*row) for row in session.connection().execute(query)]
 
 
-def _mark(session: Session, wanted: Wanted, due: Sequence[DueAccount], turns: Sequence[str]) -> list[_Pick]:
-    """Mark as many documents of each account as it has turns, and return those in the order of the turns.
-
-    A document that another transaction is just writing is passed by: it is no longer what it was.
-    """
+def _found(session: Session, wanted: Wanted, due: Sequence[DueAccount], turns: Sequence[str]) -> dict[int, list[_Pick]]:
+    """Return as many documents of each account as it has turns, by the account's number."""
     keys = {each.name: each.key for each in due}
     quotas: dict[int, int] = {}
     for name in turns:
@@ -300,6 +306,14 @@ def _mark(session: Session, wanted: Wanted, due: Sequence[DueAccount], turns: Se
             picks = found.setdefault(pick.account_key, [])
             if len(picks) < quotas[pick.account_key]:
                 picks.append(pick)
+    return found
+
+
+def _mark(session: Session, wanted: Wanted, found: Mapping[str, Sequence[_Pick]], turns: Sequence[str]) -> list[_Pick]:
+    """Mark the documents that were found of each account, and return them in the order of the turns.
+
+    One that was taken since, or that another transaction is just writing, is passed by: it is no longer what it was.
+    """
     marked: set[int] = set()
     for some in _chunks([pick.key for picks in found.values() for pick in picks]):
         free = select(_DOCUMENT.key).where(_DOCUMENT.key.in_(some), wanted.is_unmarked)
@@ -310,8 +324,8 @@ def _mark(session: Session, wanted: Wanted, due: Sequence[DueAccount], turns: Se
             .returning(_DOCUMENT.key)
         )
         marked.update(session.connection().execute(statement).scalars())
-    waiting = {key: iter([pick for pick in picks if pick.key in marked]) for key, picks in found.items()}
-    ordered = (next(waiting.get(keys[name], iter(())), None) for name in turns)
+    waiting = {name: iter([pick for pick in picks if pick.key in marked]) for name, picks in found.items()}
+    ordered = (next(waiting.get(name, iter(())), None) for name in turns)
     return [pick for pick in ordered if pick is not None]
 
 

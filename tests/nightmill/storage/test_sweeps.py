@@ -10,11 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from nightmill.contracts import SweepTaken
-from nightmill.settings import DatabaseSettings
 from nightmill.storage import sweeps
 from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.documents import DocumentRepository, NewDocument
-from nightmill.storage.engine import Database, open_database
+from nightmill.storage.engine import Database
 from nightmill.storage.sweeps import DueAccount, SweepRepository, Wanted
 
 
@@ -186,10 +185,9 @@ def test_sweeps_at_the_same_moment_never_take_the_same_document(database: Databa
 
 
 def test_what_another_sweep_has_taken_since_we_looked_is_passed_by(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, given: Any
+    database: Database, monkeypatch: pytest.MonkeyPatch, given: Any
 ) -> None:
-    """On PostgreSQL, where a second sweep may look while the first one is about to mark."""
-    database = open_database(postgres_url, DatabaseSettings(pool_size=3))
+    """A second sweep may look, and whoever writes may write, while the first one is about to mark."""
     AccountRepository(database).add("acme", "daily", now=given.noon)
     DocumentRepository(database).add(NewDocument("acme", "help", given.link()), given.noon)
     repository, looked, taken = SweepRepository(database), threading.Event(), threading.Event()
@@ -215,7 +213,6 @@ def test_what_another_sweep_has_taken_since_we_looked_is_passed_by(
     taken.set()
     late.join()
     assert counts == {"early": 1, "late": 0}
-    database.close()
 
 
 def test_attempts_of_one_sweep_at_the_same_moment_take_once(database: Database, add_document: Any, take: Any) -> None:
