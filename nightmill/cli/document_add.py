@@ -173,8 +173,12 @@ def crawl(
     from nightmill.cli.runtime import duration_of, run_async
     from nightmill.client.nightmill import Nightmill
     from nightmill.contracts import CrawlLimits
+    from nightmill.contracts.documents import LONGEST_CRAWL
 
-    limits = CrawlLimits(pages=max_pages, depth=max_depth, duration=duration_of(max_time, "--max-time"))
+    duration = duration_of(max_time, "--max-time")
+    if duration > LONGEST_CRAWL:
+        raise InvalidInput(f"--max-time: give {LONGEST_CRAWL.days} days at most")
+    limits = CrawlLimits(pages=max_pages, depth=max_depth, duration=duration)
     as_json = wants_json(json_)
     begun: list[str] = []
 

@@ -309,18 +309,21 @@ class SweepSummary(Outcome):
     cap_hit: bool = False
 
 
+LONGEST_CRAWL = timedelta(days=30)
+
+
 class CrawlLimits(Contract):
     """Bounds of a crawl.
 
     Attributes:
         pages: Pages at most.
         depth: Links at most between the start page and a page; of no account for sitemaps.
-        duration: Time at most.
+        duration: Time at most, up to 30 days: a workflow cannot wait for a day that no calendar has.
     """
 
     pages: int = Field(default=500, ge=1, le=100_000)
     depth: int = Field(default=3, ge=0, le=20)
-    duration: Duration = timedelta(hours=6)
+    duration: Duration = Field(default=timedelta(hours=6), gt=timedelta(0), le=LONGEST_CRAWL)
 
 
 class CrawlInput(Contract):

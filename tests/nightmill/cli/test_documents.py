@@ -81,6 +81,7 @@ def test_an_account_with_an_unknown_plan_is_made_with_a_warning_that_names_the_k
         (["document", "export", "--format", "pdf"], "--format: 'pdf' is unknown"),
         (["document", "export", "-o", "no/where/a.jsonl"], "--output: no/where/a.jsonl: no file can be made there"),
         (["document", "crawl", URL, *MINE, "--max-time", "never"], "--max-time: 'never' is no duration"),
+        (["document", "crawl", URL, *MINE, "--max-time", "P9999999D"], "--max-time: give 30 days at most"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(acme: Cli, arguments: list[str], message: str) -> None:
