@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nightmill.contracts import CrawlInput, CrawlProgress, CrawlStep
+from nightmill.documents.attempts import now
 from nightmill.documents.fetching import FetchedPage
 from nightmill.documents.links import Link, is_pdf, read_link, same_site
 from nightmill.documents.sitemaps import read_sitemap
@@ -18,6 +19,7 @@ from nightmill.errors import (
     InvalidInput,
     PageAccessDenied,
     PageBlocked,
+    PageFetchFailed,
     PageRefused,
     PageUnavailable,
 )
@@ -42,6 +44,10 @@ STEP = timedelta(seconds=20)
 DEEPEST_SITEMAP = 2
 """An index in an index; sitemaps.org knows one level, sites use two."""
 
+AGAIN = (timedelta(seconds=15), timedelta(minutes=2))
+"""Pauses before a page is looked at again whose site failed; after the last one the crawl goes on without it."""
+
+_LATER = frozenset({408, 425, 429})
 _SITEMAP_ENDS = (".xml", ".xml.gz", "sitemap.txt")
 _SITEMAP_BYTES = 50 * 1024 * 1024  # sitemaps.org/protocol.html: 50 MB uncompressed (read 2026-11)
 
@@ -93,9 +99,11 @@ class Crawler:
         start = read_link(crawl.row.start_url)
         ends = time.monotonic() + STEP.total_seconds()
         while time.monotonic() < ends:
-            page = next(iter(self.crawls.next_pages(crawl_id, 1)), None)
+            page = next(iter(self.crawls.next_pages(crawl_id, 1, now=now())), None)
             if page is None:
-                return CrawlStep(progress=self.crawls.progress(crawl_id), is_done=True)
+                again = self.crawls.postponed(crawl_id)
+                wait = None if again is None else max(again - now(), timedelta(seconds=1))
+                return CrawlStep(progress=self.crawls.progress(crawl_id), wait=wait, is_done=again is None)
             try:
                 self._look(crawl_id, crawl.input, start, page)
             except HostBusy as error:
@@ -123,7 +131,14 @@ class Crawler:
                 except PageUnavailable as error:
                     visit.failed(error)
                     raise
-        except (PageRefused, PageUnavailable, InvalidInput) as error:
+        except PageUnavailable as error:
+            logger.info("crawled page", extra={"crawl": crawl_id, "state": error.code, "link": page.link})
+            if page.tries < len(AGAIN):
+                pause = max(AGAIN[page.tries], error.retry_after or timedelta(0))
+                self.crawls.try_again(crawl_id, page.link, at=now() + pause)
+            else:
+                self.crawls.record_page(crawl_id, page.link, state="failed")
+        except (PageRefused, InvalidInput) as error:
             refused = isinstance(error, PageBlocked) or (
                 isinstance(error, PageAccessDenied) and error.reason == "robots"
             )
@@ -134,15 +149,17 @@ class Crawler:
         self, crawl_id: str, asked: CrawlInput, start: Link, page: CrawlPageRow, allow: Callable[[str], None]
     ) -> None:
         answer = self.fetcher.fetch_text(page.link, max_bytes=_SITEMAP_BYTES, allowed=allow)
+        if answer.status in _LATER or answer.status >= 500:
+            raise PageFetchFailed(
+                f"status {answer.status}", retry_after=answer.retry_after, failed_host=answer.host, reason="sitemap"
+            )
         if not 200 <= answer.status < 300:
             raise InvalidInput(f"status {answer.status}")
         fail_point("crawl.fetched")
         found = read_sitemap(answer.body, page.link)
         mine = [link for link in map(_readable, found.links) if link and same_site(link, start) and not is_pdf(link)]
         room = self.crawls.room(crawl_id)
-        new, known = self.documents.add_many(
-            (self._document(asked, link) for link in mine[:room]), now=datetime.now(UTC)
-        )
+        new, known = self.documents.add_many((self._document(asked, link) for link in mine[:room]), now=now())
         children = [link.canonical for link in map(_readable, found.children) if link and same_site(link, start)]
         if page.depth < DEEPEST_SITEMAP:
             self.crawls.add_links(crawl_id, children, depth=page.depth + 1, kind="sitemap")
@@ -165,7 +182,7 @@ class Crawler:
             self.crawls.add_links(crawl_id, mine, depth=page.depth + 1, kind="page")
         else:
             self.crawls.leave_links(crawl_id, mine)
-        _, is_new = self.documents.add(self._document(asked, link), now=datetime.now(UTC))
+        _, is_new = self.documents.add(self._document(asked, link), now=now())
         self.crawls.record_page(crawl_id, page.link, state="done", is_new=is_new)
         fail_point("crawl.saved")
 

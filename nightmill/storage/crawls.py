@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from sqlalchemy import or_
 from sqlmodel import Session, col, func, select
 
 from nightmill.contracts import CrawlInput, CrawlProgress
@@ -126,8 +127,10 @@ class CrawlRepository:
         with self.database.reading() as session:
             return _room(session, _load(session, crawl_id))
 
-    def next_pages(self, crawl_id: str, number: int) -> list[CrawlPageRow]:
+    def next_pages(self, crawl_id: str, number: int, *, now: datetime) -> list[CrawlPageRow]:
         """Return what is to be looked at next: sitemaps before pages, those nearest to the start first.
+
+        What failed and is to be looked at again later is left out; `postponed` says when.
 
         Raises:
             CrawlNotFound: There is no such crawl.
@@ -135,8 +138,32 @@ class CrawlRepository:
         with self.database.reading() as session:
             crawl = _load(session, crawl_id)
             query = select(CrawlPageRow).where(CrawlPageRow.crawl_key == crawl.row.key, CrawlPageRow.state == "waiting")
+            again = col(CrawlPageRow.try_again_at)
+            query = query.where(or_(again.is_(None), again <= now))
             order = (col(CrawlPageRow.kind).desc(), col(CrawlPageRow.depth), col(CrawlPageRow.key))
             return list(session.exec(query.order_by(*order).limit(number)))
+
+    def postponed(self, crawl_id: str) -> datetime | None:
+        """Return when the next page is to be looked at again that failed; None: nothing waits.
+
+        Raises:
+            CrawlNotFound: There is no such crawl.
+        """
+        with self.database.reading() as session:
+            crawl = _load(session, crawl_id)
+            query = select(func.min(CrawlPageRow.try_again_at)).where(
+                CrawlPageRow.crawl_key == crawl.row.key, CrawlPageRow.state == "waiting"
+            )
+            return session.exec(query).one()
+
+    def try_again(self, crawl_id: str, link: str, *, at: datetime) -> None:
+        """Note that a look at a page failed for a reason that may pass, and when to look again.
+
+        Raises:
+            CrawlNotFound: There is no such crawl.
+        """
+        with self._page(crawl_id, link) as page:
+            page.tries, page.try_again_at, page.gate_at = page.tries + 1, at, None
 
     def wait_in_line(self, crawl_id: str, link: str, *, ticket: datetime | None) -> None:
         """Note a page's place in its host's line.

@@ -302,6 +302,8 @@ class CrawlPageRow(SQLModel, table=True):
         added: Of these, those that made new documents.
         known: Of these, those that were documents before.
         gate_at: Its place in its host's line.
+        tries: Looks at it that failed for a reason that may pass.
+        try_again_at: When it is looked at again after that.
     """
 
     __tablename__ = "crawl_pages"
@@ -321,6 +323,8 @@ class CrawlPageRow(SQLModel, table=True):
     added: int = 0
     known: int = 0
     gate_at: datetime | None = time_column()
+    tries: int = 0
+    try_again_at: datetime | None = time_column()
 
 
 __all__ = [

@@ -46,15 +46,15 @@ def test_a_crawl_is_made_once_an_id(crawls: CrawlRepository, given: Any) -> None
             call("c3")
 
 
-def test_each_link_is_looked_at_once_and_the_nearest_first(crawls: CrawlRepository) -> None:
+def test_each_link_is_looked_at_once_and_the_nearest_first(crawls: CrawlRepository, given: Any) -> None:
     assert crawls.add_links("c1", links(3, 4), depth=1, kind="page") == 2
     assert crawls.add_links("c1", [*links(0, 3, 0), "x" * 2_001], depth=0, kind="page") == 1
     assert crawls.add_links("c1", links(9), depth=2, kind="sitemap") == 1
-    assert [page.link for page in crawls.next_pages("c1", 9)] == links(9, 0, 3, 4)
+    assert [page.link for page in crawls.next_pages("c1", 9, now=given.noon)] == links(9, 0, 3, 4)
     crawls.record_page("c1", links(0)[0], state="done", is_new=True)
     crawls.record_page("c1", links(0)[0], state="failed")
     crawls.record_page("c1", "https://site.example/unknown", state="failed")
-    assert [page.link for page in crawls.next_pages("c1", 2)] == links(9, 3)
+    assert [page.link for page in crawls.next_pages("c1", 2, now=given.noon)] == links(9, 3)
     assert crawls.progress("c1").failed == 0
 
 
@@ -100,4 +100,18 @@ def test_a_sitemap_that_lists_too_much_hits_the_bound(crawls: CrawlRepository, g
 def test_a_page_keeps_its_place_in_its_hosts_line(crawls: CrawlRepository, given: Any) -> None:
     crawls.add_links("c1", links(1), depth=0, kind="page")
     crawls.wait_in_line("c1", links(1)[0], ticket=given.at(1))
-    assert crawls.next_pages("c1", 1)[0].gate_at == given.at(1)
+    assert crawls.next_pages("c1", 1, now=given.noon)[0].gate_at == given.at(1)
+
+
+def test_a_page_that_failed_is_left_out_until_it_is_to_be_looked_at_again(crawls: CrawlRepository, given: Any) -> None:
+    crawls.add_links("c1", links(1, 2), depth=0, kind="page")
+    assert crawls.postponed("c1") is None
+    crawls.wait_in_line("c1", links(1)[0], ticket=given.at(1))
+    crawls.try_again("c1", links(1)[0], at=given.at(2))
+    assert [page.link for page in crawls.next_pages("c1", 9, now=given.at(1))] == links(2)
+    crawls.record_page("c1", links(2)[0], state="done", is_new=True)
+    assert crawls.postponed("c1") == given.at(2)
+    [page] = crawls.next_pages("c1", 9, now=given.at(2))
+    assert (page.tries, page.gate_at) == (1, None)
+    crawls.record_page("c1", page.link, state="failed")
+    assert crawls.postponed("c1") is None

@@ -168,6 +168,8 @@ def upgrade() -> None:
         sa.Column("added", sa.Integer, nullable=False),
         sa.Column("known", sa.Integer, nullable=False),
         sa.Column("gate_at", UtcDateTime),
+        sa.Column("tries", sa.Integer, nullable=False),
+        sa.Column("try_again_at", UtcDateTime),
         sa.UniqueConstraint("crawl_key", "link", name="uq_crawl_pages_link"),
     )
     op.create_index("ix_crawl_pages_waiting", "crawl_pages", ["crawl_key", "state", "depth", "key"])
