@@ -168,6 +168,9 @@ class _Run:
         validators = Validators(row.etag, row.last_modified) if self._state.is_current and is_recent else None
         try:
             page = self._syncer.fetcher.fetch(row.link, validators, allowed=visit.allow)
+            if isinstance(page, NotModified) and page.url != (row.resolved_link or row.link):
+                # The link leads elsewhere by now, and what is not modified there is another page than the one we have.
+                page = self._syncer.fetcher.fetch(row.link, None, allowed=visit.allow)
         except PageUnavailable as error:
             visit.failed(error)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,7 +16,7 @@ from nightmill.documents.links import read_link
 from nightmill.settings import DocumentSettings, Settings
 from nightmill.storage.document_models import DocumentRow
 from nightmill.storage.documents import NewDocument
-from tests.site import Page, Site
+from tests.site import Page, Site, redirect
 
 LONG = "".join(f"<p>Paragraph {n} says something of its own about pier {n * 7} of the harbour.</p>" for n in range(60))
 
@@ -69,6 +70,19 @@ def test_a_page_that_breaks_while_fingerprints_are_made_anew_keeps_its_content(l
     assert (held.result, held.reason, lab.row.content_fingerprint) == (SyncResult.UNCHANGED, "shrunk", before)
     site.pages["/a"] = page(LONG)
     assert lab.sync().result is SyncResult.BASELINE
+
+
+def test_a_link_that_leads_to_an_older_page_by_now_is_not_taken_for_unmodified(lab: Lab, site: Site) -> None:
+    new, old = datetime(2026, 3, 2, tzinfo=UTC), datetime(2025, 3, 2, tzinfo=UTC)
+    site.pages["/a"] = replace(page(LONG), etag=False, modified=new)
+    assert lab.sync().result is SyncResult.UPDATED
+    assert lab.sync().result is SyncResult.NOT_MODIFIED
+    site.pages["/a"] = redirect("/b")
+    site.pages["/b"] = replace(page(LONG.replace("harbour", "station")), etag=False, modified=old)
+    assert lab.sync().result is SyncResult.UPDATED
+    assert lab.row.resolved_link == site.url("/b")
+    assert lab.sync().result is SyncResult.NOT_MODIFIED
+    assert [visit.status for visit in site.visits("/b")] == [304, 200, 304]
 
 
 def test_once_intervals_no_longer_adapt_a_page_that_slowed_down_is_synced_as_planned(lab: Lab) -> None:
