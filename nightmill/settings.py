@@ -158,9 +158,10 @@ class DocumentSettings(Section):
         description="a whole page is fetched at least this often, whatever the site says of changes",
     )
     user_agent: str = Field(
-        default="Nightmill/0.1 (+https://github.com/nightmill/nightmill)",
+        default="Nightmill/0.1",
         pattern=r"^[A-Za-z][A-Za-z_-]*(/[!-~]+)?( [ -~]+)?$",
-        description="how we introduce ourselves; robots.txt is read for its first word",
+        description="how we introduce ourselves; robots.txt is read for its first word. Add a way to reach you: "
+        "`Nightmill/0.1 (+https://example.com/bot)`",
     )
     host_delay: Duration = Field(
         default=timedelta(seconds=1),
