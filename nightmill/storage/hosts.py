@@ -28,7 +28,7 @@ LONGEST_RETRY_AFTER = timedelta(hours=1)
 LONGEST_WAIT = timedelta(hours=1)
 """After which who waits asks again: the line may be gone, or a wrong clock may have made it."""
 
-_ABANDONED = timedelta(minutes=1), 10  # so long, and so many places long, a free host is not asked: the line is dead
+_LEAST, _PLACES = timedelta(minutes=1), 10  # longer than both is long, for a free host and for a place past due
 _NEWEST_SHARE = 0.3  # of the moving average: a host that turns slow is noticed after some requests
 _FIRST_GUESS = 1.0  # seconds that a request takes, of a host that was never asked
 _SHORTEST, _LONGEST = timedelta(seconds=0.2), timedelta(seconds=5)  # waits of those whose turn is past due
@@ -134,9 +134,10 @@ class HostRepository:
                 if ticket > now:
                     return Turn(False, min(ticket - now, LONGEST_WAIT), ticket)
                 if not is_free:
-                    if soon <= pause + _LONGEST:
+                    if soon <= pause + _LONGEST and now - ticket <= _long(pause + average):
                         return Turn(False, soon, ticket)
-                    ticket = None  # `Retry-After` stops everybody: line up again, lest all come back at once
+                    # `Retry-After` stops everybody, or the urgent took our turns: line up again, lest all come at once.
+                    ticket = None
             in_line = lines_up and ticket is None and ends_at is not None and ends_at > now
             if is_free and not in_line:
                 line.lease, line.leased_until = lease, now + lease_for
@@ -239,9 +240,12 @@ def _mend(line: _Line, now: datetime, *, lease_for: timedelta, pause: timedelta,
     if line.free_at is not None:
         line.free_at = min(line.free_at, now + max(LONGEST_RETRY_AFTER, pause))
         idle_since = max(line.free_at, line.leased_until) if line.leased_until else line.free_at
-        least, places = _ABANDONED
-        if now - idle_since > max(least, places * (pause + average)):
+        if now - idle_since > _long(pause + average):
             line.line_ends_at = line.urgent_ends_at = None
+
+
+def _long(place: timedelta) -> timedelta:
+    return max(_LEAST, _PLACES * place)
 
 
 def _pause(line: _Line, delay: timedelta) -> timedelta:

@@ -116,6 +116,19 @@ def test_who_stands_in_no_line_is_granted_what_is_free(line: Line) -> None:
     assert line.hosts.acquire(SITE, lease="redirected", now=after(2), lines_up=False, **asked).granted
 
 
+def test_whose_turns_the_urgent_took_for_long_lines_up_again_instead_of_asking_all_the_time(line: Line) -> None:
+    assert line.ask("a", 0).granted
+    swept = [line.ask(f"swept{number}", 0).ticket for number in range(3)]
+    line.end("a", 1)
+    for second in range(2, 90, 4):
+        assert line.ask(f"now{second}", second, urgent=True).granted
+        line.end(f"now{second}", second + 2)
+    assert line.ask("urgent", 90, urgent=True).granted
+    again = [line.ask(f"swept{number}", 90, ticket).ticket for number, ticket in enumerate(swept)]
+    assert again == sorted({ticket for ticket in again if ticket and ticket > after(90)})
+    assert len(again) == 3
+
+
 def test_a_line_that_nobody_comes_from_any_more_is_forgotten(line: Line) -> None:
     line.hosts.store_robots(SITE, status=200, body="Crawl-delay: 100", crawl_delay=100.0, now=NOON)
     assert line.ask("a", 0).granted
