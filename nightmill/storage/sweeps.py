@@ -28,6 +28,7 @@ from nightmill.storage.accounts import UPSERT, load_account
 from nightmill.storage.columns import storable
 from nightmill.storage.document_models import AccountRow, DocumentRow, SweepPickRow, SweepRow
 from nightmill.storage.stored_documents import is_undelivered
+from nightmill.storage.sync_state import CLOCK_AHEAD
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -118,10 +119,12 @@ class Wanted:
         """The condition for a document that is due now (D15)."""
         status, at_rest = _DOCUMENT.sync_status, _at_rest()
         attempted, lost_before = _DOCUMENT.last_sync_attempted_at, self.now - LOST_AFTER
-        is_old = or_(attempted.is_(None), attempted < lost_before)
-        waits = and_(_DOCUMENT.next_attempt_at.is_not(None), _DOCUMENT.next_attempt_at >= lost_before)
+        ahead = self.now + CLOCK_AHEAD
+        is_old = or_(attempted.is_(None), attempted < lost_before, attempted > ahead)
+        waits = and_(_DOCUMENT.next_attempt_at.is_not(None), _DOCUMENT.next_attempt_at.between(lost_before, ahead))
         return or_(
             and_(at_rest, or_(_DOCUMENT.next_sync_at.is_(None), _DOCUMENT.next_sync_at <= self.now)),
+            and_(at_rest, attempted > ahead),
             and_(status == SyncStatus.SYNCING, is_old, ~waits),
             and_(status == SyncStatus.SYNCED, is_old, is_undelivered()),
         )
@@ -142,7 +145,8 @@ class Wanted:
     @property
     def is_unmarked(self) -> ColumnElement[bool]:
         """The condition for a document that no sweep has taken."""
-        return or_(_DOCUMENT.queued_until.is_(None), _DOCUMENT.queued_until <= self.now)
+        until = _DOCUMENT.queued_until
+        return or_(until.is_(None), until <= self.now, until > self.marked_until + CLOCK_AHEAD)
 
 
 def _at_rest() -> ColumnElement[bool]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CLOCK_PUT_BACK = timedelta(hours=1)
 """No process hangs that long and still holds work; a clock may well be an hour wrong."""
 
+CLOCK_AHEAD = timedelta(days=1)
+"""What was written by a clock that is so far ahead says nothing of when a document is due."""
+
 HANDLER_COMPLAINT = "handler: "
 """How the text of a need begins that the handler has; see `workflows.handler_call.failed`."""
 
@@ -54,6 +57,8 @@ def skip_reason(stored: StoredDocument, trigger: Trigger, horizon: datetime, *, 
     # Somebody was quicker, since the sweep takes only what is due. A change that the handler has yet to be told of is
     # a reason of its own.
     is_later = row.next_sync_at is not None and row.next_sync_at > horizon
+    tried = row.last_sync_attempted_at
+    is_later &= tried is None or tried <= horizon + CLOCK_AHEAD
     return Skip("not_due") if at_rest and is_later and not stored.is_undelivered else None
 
 

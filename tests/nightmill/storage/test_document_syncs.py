@@ -343,6 +343,13 @@ def test_a_page_and_a_handler_that_both_fail_are_not_news_by_turns(lab: Lab) -> 
     assert lab.row.needs_attention == "sync after sync fails"
 
 
+def test_what_a_clock_wrote_that_was_years_ahead_keeps_no_sweep_from_syncing(lab: Lab) -> None:
+    years = 5 * 365 * 24.0
+    lab.store(lab.begin("ahead", hours=years).token, hours=years, handled=True)
+    begun = lab.syncs.begin("d1", run_id="sweep", trigger=Trigger.SWEEP, now=lab.at())
+    assert isinstance(begun, SyncStart)
+
+
 def test_a_sweep_syncs_only_what_is_due_and_wanted(lab: Lab) -> None:
     def swept(run: str = "sweep", hours: float = 0) -> SyncStart | Skip:
         return lab.syncs.begin("d1", run_id=run, trigger=Trigger.SWEEP, now=lab.at(hours))

@@ -89,6 +89,19 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         {"sync_status": "synced", "next_sync_at": 20, "last_sync_attempted_at": -0.1, "content_fingerprint": "a"},
         False,
     ),
+    "synced by a clock that was years ahead": (
+        {"sync_status": "synced", "next_sync_at": 9_024, "last_sync_attempted_at": 9_000},
+        True,
+    ),
+    "syncing by a clock that was years ahead": (
+        {"sync_status": "syncing", "last_sync_attempted_at": 9_000, "next_attempt_at": 9_001},
+        True,
+    ),
+    "synced by a clock that is an hour ahead": (
+        {"sync_status": "synced", "next_sync_at": 24, "last_sync_attempted_at": 1},
+        False,
+    ),
+    "taken by a sweep whose clock was years ahead": ({"queued_until": 9_000}, True),
     "switched off": ({"enabled": False}, False),
     "taken by another sweep": ({"queued_until": 0.1}, False),
     "taken by a sweep that was lost": ({"queued_until": -0.1}, True),
