@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -22,6 +23,9 @@ import pytest
 from nightmill.settings import DatabaseSettings
 from nightmill.storage import schema
 from nightmill.storage.engine import Database, open_database
+
+if TYPE_CHECKING:
+    from tests.stack import TemporalServer
 
 QUICK = DatabaseSettings(
     pool_size=5,
@@ -197,3 +201,14 @@ def database(database_url: str) -> Iterator[Database]:
     db = open_database(database_url, QUICK)
     yield db
     db.close()
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """A real Temporal server, one for all that a process tests."""
+    from tests.stack import TemporalServer  # brings the whole worker along, which most tests do without
+
+    server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
+    server.start()
+    yield server
+    server.stop()

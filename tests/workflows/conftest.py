@@ -16,14 +16,6 @@ from tests.stack import Stack, TemporalServer, WebhookSink
 _queues = itertools.count()
 
 
-@pytest.fixture(scope="session")
-def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(profile=Profile(finish_after=1.0)) as running:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.testing import WorkflowEnvironment
 
-from nightmill.client.converter import DATA_CONVERTER
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchStatus, BatchSummary
 from nightmill.sandbox import Fault, Sandbox
-from tests.stack import Stack, TemporalServer, WebhookSink, beside_python, requests
-from worker import build_worker
-from workflows.story import SEARCH_ATTRIBUTES
+from tests.skipping import running
+from tests.stack import Stack, TemporalServer, WebhookSink, requests
 
 MODELS = {"openai": "gpt-5-mini", "google": "gemini-2.5-flash", "anthropic": "claude-haiku-4-5", "xai": "grok-4-fast"}
 DEFAULT_SCHEDULE = '["PT1M","PT2M","PT5M","PT10M","PT30M"]'
@@ -51,23 +47,6 @@ def skipping(sandbox: Sandbox, tmp_path: Path, sqlite_url: str) -> Stack:
         task_queue="nightmill-time",
         extra={"NIGHTMILL_BATCH__POLL_SCHEDULE": DEFAULT_SCHEDULE},
     )
-
-
-@asynccontextmanager
-async def running(stack: Stack) -> AsyncIterator[tuple[WorkflowEnvironment, Nightmill]]:
-    environment = await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=beside_python("temporal-test-server"), data_converter=DATA_CONVERTER
-    )
-    async with environment:
-        await environment.client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(
-                namespace=environment.client.namespace,
-                search_attributes={key.name: int(key.indexed_value_type) for key in SEARCH_ATTRIBUTES},
-            )
-        )
-        with stack.assembly() as assembly:
-            async with build_worker(environment.client, assembly):
-                yield environment, Nightmill(environment.client, assembly)
 
 
 async def skip_to_the_end(environment: WorkflowEnvironment, nightmill: Nightmill, batch_id: str) -> BatchSummary:

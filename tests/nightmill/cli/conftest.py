@@ -83,15 +83,6 @@ def jsonl(tmp_path: Path) -> Callable[[Sequence[Any]], str]:
     return write
 
 
-@pytest.fixture(scope="session")
-def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    """A real Temporal server."""
-    server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """The providers; batches finish at once."""
