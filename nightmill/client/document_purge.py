@@ -61,13 +61,14 @@ class Purge:
         """
         rows = PurgeRepository(self.database)
         dropped: set[str] = set()
+        sweeps: set[str] = set()
         try:
-            sweeps = await self._end_sweeps()
             quiet_since: float | None = None
             while quiet_since is None or _clock() - quiet_since < SETTLED.total_seconds():
+                ended = await self._end_sweeps(sweeps)  # in each pass, for one may just have started
                 found = await self._pass(rows, dropped)
-                dropped |= found
-                if found:
+                sweeps, dropped = sweeps | ended, dropped | found
+                if found or ended:
                     quiet_since = None
                 else:
                     quiet_since = quiet_since or _clock()
@@ -82,10 +83,11 @@ class Purge:
     def _ours(self) -> str:
         return f"ExecutionStatus = 'Running' AND TaskQueue = '{_quoted(self.task_queue)}'"
 
-    async def _end_sweeps(self) -> int:
-        """Cancel the sweeps that run, wait until they have ended, and return how many there were."""
+    async def _end_sweeps(self, known: set[str]) -> set[str]:
+        """Cancel the sweeps that are listed now, wait until they have ended, and return their runs but for `known`."""
         query = f"WorkflowType = 'DocumentSyncSweep' AND {self._ours}"
-        handles = [self._handle(each) async for each in self.temporal.list_workflows(query)]
+        listed = [each async for each in self.temporal.list_workflows(query) if each.run_id not in known]
+        handles = [self._handle(each) for each in listed]
         for handle in handles:
             await _unless_gone(handle.cancel())
         give_up_at = _clock() + PATIENCE.total_seconds()
@@ -96,7 +98,7 @@ class Purge:
                     await _unless_gone(handle.terminate(reason=REASON))
                     break
                 await asyncio.sleep(0.2)
-        return len(handles)
+        return {each.run_id for each in listed}
 
     async def _pass(self, rows: PurgeRepository, known: set[str]) -> set[str]:
         """Drop what is listed now and return the runs that were dropped; those that are `known` are gone already."""

@@ -162,7 +162,8 @@ def test_a_purge_drops_what_a_sweep_has_started_and_leaves_what_somebody_asked_f
         )
         assert await documents.sync_now(mine[0]) == "already_syncing"
         assert (await documents.wait(mine[0])).result is SyncResult.UPDATED
-        set_rows(nightmill, mine[1:2], sync_status=SyncStatus.SYNCING)  # as if it had begun
+        run = await nightmill.temporal.get_workflow_handle(ids.document_workflow_id(mine[1])).describe()
+        set_rows(nightmill, mine[1:2], sync_status=SyncStatus.SYNCING, sync_run=run.run_id)  # as if it had begun
 
         assert await documents.purge("other's") == 6
         assert [await is_running(nightmill, each) for each in others] == [False] * 6
