@@ -13,7 +13,7 @@ from nightmill import telemetry
 from nightmill.contracts import ChangeRef, SyncInput, SyncOutcome
 from nightmill.documents.alerts import Alerts
 from nightmill.documents.syncing import Syncer
-from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NightmillError, NotConfigured
+from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NetworkDown, NightmillError, NotConfigured
 from nightmill.storage.document_syncs import SyncRepository
 
 AFTER_OUR_OWN_FAULT = timedelta(minutes=1)
@@ -42,8 +42,8 @@ class DocumentActivities:
             try:
                 scheduled_at = activity.info().current_attempt_scheduled_time
                 attempt = self.syncer.attempt(asked.model_copy(update={"scheduled_at": scheduled_at}))
-            except (ExtractorUnavailable, NotConfigured) as error:
-                self.alerts.operator_fault("documents", str(error))
+            except (ExtractorUnavailable, NetworkDown, NotConfigured) as error:
+                self.alerts.operator_fault("documents", str(error), key=error.code)
                 raise ApplicationError(
                     str(error)[:LONGEST_MESSAGE], error.code, type=type(error).__name__,
                     next_retry_delay=AFTER_OUR_OWN_FAULT,

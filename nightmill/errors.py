@@ -15,6 +15,7 @@
     │   │   └── PageFetchFailed     name, connection, TLS, 429, every other status
     │   ├── HostBusy                it is not this request's turn at the host
     │   ├── ExtractorUnavailable    our own program that reads pages does not run
+    │   ├── NetworkDown             no site at all can be reached from here
     │   └── NotificationFailed
     └── PermanentError              someone must change something first
         ├── AccessDenied            401, 403
@@ -198,6 +199,12 @@ class ExtractorUnavailable(TransientError):
     """The program that reads pages cannot be run: ours to mend, not the page's fault."""
 
     code = "extractor_unavailable"
+
+
+class NetworkDown(TransientError):
+    """No site at all can be reached from here: our network is to be mended, and no page is to blame."""
+
+    code = "network_down"
 
 
 class TemporalUnreachable(TransientError):

@@ -150,6 +150,7 @@ class Visit:
     path: str
     headers: dict[str, str]
     status: int = 0
+    answered: bool = field(default=False, repr=False)
 
 
 class Site:
@@ -225,8 +226,13 @@ class Site:
         try:
             yield
         finally:
-            with self._lock:
-                self.in_flight[visit.path] -= 1
+            self.answered(visit)
+
+    def answered(self, visit: Visit) -> None:
+        """Count a request no longer: called before its last bytes are sent, for then its client may send another."""
+        with self._lock:
+            self.in_flight[visit.path] -= not visit.answered
+            visit.answered = True
 
 
 class _Server(ThreadingHTTPServer):
@@ -315,11 +321,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if status not in (204, 304):
             self.send_header("content-length", str(len(body)))
+        if self.command == "HEAD" or not body:
+            self.server.site.answered(visit)
         self.end_headers()
         if self.command != "HEAD":
-            self._send_body(body, page)
+            self._send_body(body, page, visit)
 
-    def _send_body(self, body: bytes, page: Page) -> None:
+    def _send_body(self, body: bytes, page: Page, visit: Visit) -> None:
         if page.breaks:
             body = body[: len(body) // 2]
             self.close_connection = True
@@ -328,6 +336,8 @@ class _Handler(BaseHTTPRequestHandler):
             if page.drip and self.server.site.closing.wait(page.drip / DRIPS):
                 self.close_connection = True
                 return
+            if start + size >= len(body):
+                self.server.site.answered(visit)
             self.wfile.write(body[start : start + size])
         if page.breaks is Break.MIDWAY:
             self._reset()

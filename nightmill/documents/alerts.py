@@ -52,13 +52,19 @@ class Alerts:
             )
         )
 
-    def operator_fault(self, component: str, message: str) -> None:
-        """Tell of a fault in our own set-up, which no document is to be blamed for; once an hour and worker."""
+    def operator_fault(self, component: str, message: str, *, key: str | None = None) -> None:
+        """Tell of a fault in our own set-up, which no document is to be blamed for; once an hour and worker.
+
+        Args:
+            component: Which part speaks.
+            message: What is wrong.
+            key: What makes it the same fault; None: the message.
+        """
         with self._lock:
-            told = self._told.get(message)
+            told = self._told.get(key or message)
             if told is not None and time.monotonic() - told < _QUIET:
                 return
-            self._told[message] = time.monotonic()
+            self._told[key or message] = time.monotonic()
         logger.error("operator fault", extra={"component": component, "reason": message})
         self._send(Notification(subject="Nightmill: a worker cannot do its work", body=message, component=component))
 

@@ -51,6 +51,7 @@ _GONE = frozenset({404, 410})
 _DENIED = frozenset({401, 403, 407, 451})
 _SLOW = frozenset({408, 504})
 _GZIP_MAGIC = b"\x1f\x8b"
+_KEPT = 64  # connections for the next page of a site, which comes after a second; each holds a descriptor
 _SNIFFED = 8 * 1024  # bytes by which a type is recognised; a browser takes 1,445 (mimesniff.spec.whatwg.org, 2026-11)
 _MAX_ETAG = 1_000  # characters; longer ones are not kept, so that what a site says does not fill our rows
 _MAX_LAST_MODIFIED = 100
@@ -151,6 +152,7 @@ def open_page_client(
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.fetch_timeout,
         max_connections=max_connections,
+        max_kept=_KEPT,
     )
 
 
@@ -198,6 +200,7 @@ class PageFetcher:
                 raise _refusal(download, where)
             etag, last_modified = _validators_of(download)
             if download.status == 304:
+                next(download, None)  # there is no body, but only an answer that ended lets its connection be kept
                 sent = validators or Validators()
                 return NotModified(
                     etag=etag or sent.etag,

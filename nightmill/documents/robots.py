@@ -91,7 +91,7 @@ def fetch_robots(fetcher: PageFetcher, origin_url: str) -> RobotsAnswer:
     except PageUnavailable as error:
         if error.reason == "redirects":
             return RobotsAnswer(status=310, body=None)  # no status of HTTP: redirects without end
-        raise _unreachable(str(error)) from None
+        raise _unreachable(str(error)) from error
     except PageRefused as error:
         raise _unreachable(str(error)) from None
     if answer.status == 429 or answer.status >= 500:

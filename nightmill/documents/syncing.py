@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,10 +24,12 @@ from nightmill.documents.attempts import Attempt, AttemptState, now
 from nightmill.documents.differences import compare
 from nightmill.documents.fetching import FetchedPage, NotModified, Validators
 from nightmill.documents.fingerprint import fingerprint_version
+from nightmill.documents.outlook import MANY, Outlook
 from nightmill.errors import (
     DocumentNotFound,
     ExtractorUnavailable,
     HostBusy,
+    NetworkDown,
     NotConfigured,
     PageRefused,
     PageUnavailable,
@@ -74,6 +76,7 @@ class Syncer:
         fetcher: Gets pages.
         extractor: Finds their contents, in processes that can be killed.
         settings: Plans, bounds and delays.
+        outlook: Tells sites that are away from a network of ours that is.
     """
 
     documents: DocumentRepository
@@ -82,6 +85,7 @@ class Syncer:
     fetcher: PageFetcher
     extractor: Extractor
     settings: DocumentSettings
+    outlook: Outlook = field(default_factory=Outlook)
 
     def attempt(self, asked: SyncInput) -> Attempt:
         """Try once to sync a document. A second call goes on with the budgets of failures that the row counts.
@@ -90,6 +94,7 @@ class Syncer:
             HostBusy: It is not this document's turn at its host; nothing has happened.
             StorageUnavailable: The database is away, so that not even the failure can be written.
             ExtractorUnavailable: Our program that reads pages does not run; the document is as it was.
+            NetworkDown: No site at all can be reached from here; likewise.
         """
         started = time.monotonic()
         fail_point("sync.start")
@@ -152,7 +157,7 @@ class _Run:
         """Do the work, and write what went wrong, if something did."""
         try:
             return work()
-        except (HostBusy, ExtractorUnavailable, NotConfigured, DocumentNotFound, SyncSuperseded):
+        except (HostBusy, ExtractorUnavailable, NetworkDown, NotConfigured, DocumentNotFound, SyncSuperseded):
             raise
         except PageRefused as error:
             return self._refused(error)
@@ -173,7 +178,14 @@ class _Run:
                 page = self._syncer.fetcher.fetch(row.link, None, allowed=visit.allow)
         except PageUnavailable as error:
             visit.failed(error)
+            if self._syncer.outlook.failed(row.host, error):
+                raise NetworkDown(f"none of the last {MANY} sites and more can be reached: {error}") from None
             raise
+        except PageRefused as error:
+            if error.http_status is not None:
+                self._syncer.outlook.reached()
+            raise
+        self._syncer.outlook.reached()
         fail_point("sync.fetched")
         return page
 
