@@ -81,12 +81,13 @@ def sync_documents(wanted: list[str] | DocumentFilter, *, watch: bool, as_json: 
                         outcomes.add(outcome)
                         show(outcomes.total, total)
                     return outcomes.finish()
-                started = known = 0
+                started = known = seen = 0
                 async for document_id, answer in nightmill.documents.start_many(ids):
-                    started, known = started + (answer == "started"), known + (answer != "started")
+                    started, known = started + (answer == "started"), known + (answer == "already_syncing")
+                    seen += 1
                     if as_json:
                         print_json({"document_id": document_id, "sync": answer})
-                    show(started + known, total)
+                    show(seen, total)
         if not as_json:
             say(f"{started:,} syncs have started, {known:,} documents were being synced already.")
         return ExitCode.FINE

@@ -142,16 +142,20 @@ class DocumentSyncs:
 
     async def start_many(
         self, document_ids: Iterable[str], *, at_once: int = AT_ONCE
-    ) -> AsyncIterator[tuple[str, Started]]:
+    ) -> AsyncIterator[tuple[str, Started | Literal["gone"]]]:
         """Start the syncs of documents and yield each id with what `sync_now` answers; see `sync_many`.
 
+        A document that was deleted since its id was read is `gone`.
+
         Raises:
-            DocumentNotFound: One does not exist; those that were started go on.
-            TemporalUnreachable: Likewise.
+            TemporalUnreachable: Temporal went away; those that were started go on.
         """
 
-        async def start(document_id: str) -> tuple[str, Started]:
-            return document_id, await self.sync_now(document_id)
+        async def start(document_id: str) -> tuple[str, Started | Literal["gone"]]:
+            try:
+                return document_id, await self.sync_now(document_id)
+            except DocumentNotFound:
+                return document_id, "gone"
 
         async with aclosing(_in_parallel(document_ids, start, at_once)) as found:
             async for each in found:

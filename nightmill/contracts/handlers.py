@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nightmill.contracts.base import Contract
 from nightmill.contracts.words import HandledStatus
+
+
+def _names_a_queue(value: str) -> str:
+    """Refuse what Temporal would refuse only once the workflow asks for it, and again at each try."""
+    if value.startswith("/_sys/") or not value.isprintable() or len(value.encode()) > 1_000:
+        raise ValueError("at most 1,000 bytes in UTF-8, printable, and not one of Temporal's own (/_sys/…)")
+    return value
+
+
+TaskQueue = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_names_a_queue)]
+"""The name of a task queue of the host's worker."""
 
 
 class WorkflowHandler(Contract):
@@ -22,7 +33,7 @@ class WorkflowHandler(Contract):
 
     kind: Literal["workflow"]
     type: str = Field(min_length=1, max_length=255)
-    task_queue: str = Field(min_length=1, max_length=255)
+    task_queue: TaskQueue
     on: tuple[HandledStatus, ...] = Field(default=(), max_length=4)
 
 
@@ -37,7 +48,7 @@ class ActivityHandler(Contract):
 
     kind: Literal["activity"]
     type: str = Field(min_length=1, max_length=255)
-    task_queue: str = Field(min_length=1, max_length=255)
+    task_queue: TaskQueue
     on: tuple[HandledStatus, ...] = Field(default=(), max_length=4)
 
 

@@ -17,6 +17,7 @@ from nightmill.documents.sitemaps import read_sitemap
 from nightmill.errors import (
     HostBusy,
     InvalidInput,
+    NightmillError,
     PageAccessDenied,
     PageBlocked,
     PageFetchFailed,
@@ -133,17 +134,27 @@ class Crawler:
                     raise
         except PageUnavailable as error:
             logger.info("crawled page", extra={"crawl": crawl_id, "state": error.code, "link": page.link})
-            if page.tries < len(AGAIN):
-                pause = max(AGAIN[page.tries], error.retry_after or timedelta(0))
-                self.crawls.try_again(crawl_id, page.link, at=now() + pause)
-            else:
-                self.crawls.record_page(crawl_id, page.link, state="failed")
+            self._try_again(crawl_id, page, error.retry_after)
         except (PageRefused, InvalidInput) as error:
             refused = isinstance(error, PageBlocked) or (
                 isinstance(error, PageAccessDenied) and error.reason == "robots"
             )
             logger.info("crawled page", extra={"crawl": crawl_id, "state": error.code, "link": page.link})
             self.crawls.record_page(crawl_id, page.link, state="refused" if refused else "failed")
+        except NightmillError:
+            raise  # not our turn, the database or our own programs: the page is not to blame
+        except Exception:
+            # A bug that one page provokes must not end what others are found by.
+            logger.exception("crawled page", extra={"crawl": crawl_id, "link": page.link})
+            self._try_again(crawl_id, page, None)
+
+    def _try_again(self, crawl_id: str, page: CrawlPageRow, asked_for: timedelta | None) -> None:
+        """Look at the page again later, or go on without it."""
+        if page.tries < len(AGAIN):
+            pause = max(AGAIN[page.tries], asked_for or timedelta(0))
+            self.crawls.try_again(crawl_id, page.link, at=now() + pause)
+        else:
+            self.crawls.record_page(crawl_id, page.link, state="failed")
 
     def _read_sitemap(
         self, crawl_id: str, asked: CrawlInput, start: Link, page: CrawlPageRow, allow: Callable[[str], None]

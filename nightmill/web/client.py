@@ -16,8 +16,9 @@ from nightmill.web.classify import (
     error_for_transport,
     unreadable_answer,
 )
-from nightmill.web.connection import open_client, within
+from nightmill.web.connection import within
 from nightmill.web.download import Download, refusal
+from nightmill.web.lanes import open_client
 from nightmill.web.library import httpx
 from nightmill.web.uploads import exactly, multipart
 
@@ -105,7 +106,6 @@ class HttpClient:
             headers=_checked({**(headers or {}), **auth_headers}),
             timeout=self._waits(self._timeouts.read),
             max_connections=max_connections,
-            keep_alive=True,
         )
 
     def close(self) -> None:

@@ -1,28 +1,18 @@
-"""Connections under a total deadline, and the one place that puts our own network backend into httpx."""
+"""Connections under a total deadline, that say whether what comes over them answers what was asked."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import queue
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nightmill.web.library import httpcore, httpx
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# Bodies are decoded by hand with a bound (`nightmill.web.bodies`), so nothing else may be asked for.
-ACCEPT_ENCODING = "gzip, identity"
-USER_AGENT = "nightmill"
 
 # One send() of more than the socket buffer would wait again and again under the same timeout; pieces keep the
 # deadline exact.
@@ -81,12 +71,50 @@ def _bounded(timeout: float | None, expired: type[Exception]) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
+# An informational answer, which h11 passes over. After the begin of another answer it is no answer any more.
+_MARK = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Wire:
+    """What is known of the connection of one lane.
+
+    What a peer sends behind the end of its answer stays in h11's buffer, which nobody can look into, and would be the
+    begin of the next answer. So `_MARK` is read before the first byte of that: where the buffer was empty, h11 passes
+    over it and goes on to read; where it was not, there is an answer, or an error, before anything was read.
+
+    Attributes:
+        unanswered: The connection carried an exchange before, and nothing was read in this one.
+    """
+
+    def __init__(self) -> None:
+        self.unanswered = False
+        self._mark_due = False
+
+    def begin_again(self) -> None:
+        """Know that the connection of another exchange is used."""
+        self.unanswered = self._mark_due = True
+
+    def begin_new(self) -> None:
+        """Know that the connection is a new one."""
+        self.unanswered = self._mark_due = False
+
+    def mark(self) -> bytes:
+        """Return what comes before the first byte that is read, once."""
+        due, self._mark_due = self._mark_due, False
+        return _MARK if due else b""
+
+
 class _DeadlineStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, wire: Wire) -> None:
         self._stream = stream
+        self._wire = wire
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if mark := self._wire.mark():
+            return mark
         data = self._stream.read(max_bytes, _bounded(timeout, httpcore.ReadTimeout))
+        if data:
+            self._wire.unanswered = False
         allowance = _allowance.get()
         if allowance is not None:
             allowance.take(len(data))
@@ -105,15 +133,18 @@ class _DeadlineStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         left = _bounded(timeout, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._wire)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-class _DeadlineBackend(httpcore.NetworkBackend):
-    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Connects as `backend` does, one connection at a time, and tells `wire` of it."""
+
+    def __init__(self, backend: httpcore.NetworkBackend, wire: Wire) -> None:
         self._backend = backend
+        self._wire = wire
 
     def connect_tcp(
         self,
@@ -123,138 +154,14 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.NetworkStream:
+        """See `httpcore.NetworkBackend.connect_tcp`."""
+        self._wire.begin_new()
         left = _bounded(timeout, httpcore.ConnectTimeout)
-        return _DeadlineStream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
+        stream = self._backend.connect_tcp(host, port, left, local_address, socket_options)
+        return _DeadlineStream(stream, self._wire)
 
 
 @functools.cache
 def default_ssl_context() -> ssl.SSLContext:
     """Return the context with httpx's own roots, made once: loading them costs about 50 ms and 1 MB."""
     return httpx.create_ssl_context(trust_env=False)
-
-
-class _Lanes(httpx.BaseTransport):
-    """Connections for many threads, each used by one exchange at a time.
-
-    A pool of httpcore that threads share closes connections in use now and then: it asks whether one is idle and, if
-    so, whether it is readable, and in between another thread may have taken it and got its answer ("Bad file
-    descriptor"; 2 of 6 runs of 200 requests). Here every connection has a pool of its own, and nobody else looks at it.
-    """
-
-    def __init__(
-        self, *, backend: httpcore.NetworkBackend, ssl_context: ssl.SSLContext, max_connections: int, keep_alive: bool
-    ) -> None:
-        self._backend = backend
-        self._ssl_context = ssl_context
-        self._keep_alive = keep_alive
-        # A forgotten download gives its lane back from the garbage collector, which may run inside of these very
-        # methods: so a lock and a queue that the same thread can enter again.
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(max_connections):
-            self._free.put(None)
-        self._lock = threading.RLock()
-        self._all: set[httpx.HTTPTransport] = set()
-        self._resting: list[httpx.HTTPTransport] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            self._free.get(timeout=request.extensions.get("timeout", {}).get("pool"))
-        except queue.Empty:
-            raise httpx.PoolTimeout("no free connection", request=request) from None
-        lane = self._take()
-        try:
-            response = lane.handle_request(request)
-        except BaseException:
-            self._give_back(lane)
-            raise
-        assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - for the type checker
-        response.stream = _LaneStream(response.stream, functools.partial(self._give_back, lane))
-        return response
-
-    def close(self) -> None:
-        with self._lock:
-            lanes = list(self._all)
-            self._resting.clear()
-        for lane in lanes:
-            lane.close()
-
-    def _take(self) -> httpx.HTTPTransport:
-        with self._lock:
-            if self._resting:
-                return self._resting.pop()  # the last one that was used: its connection is the least likely to be stale
-            lane = self._open()
-            self._all.add(lane)
-            return lane
-
-    def _give_back(self, lane: httpx.HTTPTransport) -> None:
-        with self._lock:
-            self._resting.append(lane)
-        self._free.put(None)
-
-    def _open(self) -> httpx.HTTPTransport:
-        lane = httpx.HTTPTransport(verify=self._ssl_context, trust_env=False)
-        # httpx takes no network backend (encode/httpx#3749), so the pool is replaced before its first use; a test
-        # fails if this seam moves.
-        lane._pool = httpcore.ConnectionPool(  # noqa: SLF001
-            ssl_context=self._ssl_context,
-            max_connections=1,
-            max_keepalive_connections=1 if self._keep_alive else 0,
-            keepalive_expiry=5.0,
-            http1=True,
-            http2=False,
-            retries=0,
-            network_backend=self._backend,
-        )
-        return lane
-
-
-class _LaneStream(httpx.SyncByteStream):
-    """A body that gives its lane back when it is closed, once."""
-
-    def __init__(self, stream: httpx.SyncByteStream, give_back: Callable[[], None]) -> None:
-        self._stream = stream
-        self._give_back: Callable[[], None] | None = give_back
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def close(self) -> None:
-        with self._lock:
-            give_back, self._give_back = self._give_back, None
-        try:
-            self._stream.close()
-        finally:
-            if give_back is not None:
-                give_back()
-
-
-def open_client(
-    *,
-    backend: httpcore.NetworkBackend | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    headers: Mapping[str, str] | None = None,
-    timeout: httpx.Timeout,
-    max_connections: int,
-    keep_alive: bool,
-) -> httpx.Client:
-    """Return a client over `backend` for many threads; the caller closes it.
-
-    HTTP/1.1, no proxies, no redirects, no retries, no cookies, and nothing of the environment.
-    """
-    transport = _Lanes(
-        backend=_DeadlineBackend(backend or httpcore.SyncBackend()),
-        ssl_context=ssl_context or default_ssl_context(),
-        max_connections=max_connections,
-        keep_alive=keep_alive,
-    )
-    client = httpx.Client(
-        transport=transport,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=timeout,
-        headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING, **(headers or {})},
-    )
-    # httpx would keep cookies and send them with later requests of whoever shares the client.
-    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return client

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from nightmill.assembly import Assembly, assembled
 from nightmill.contracts import CrawlInput
 from nightmill.documents import crawling
 from nightmill.settings import DocumentSettings, Settings
+from tests.pages import article
 from tests.site import Break, Page, Site
+
+START = Page("<main><p>The ferries of <a href='/bad'>today</a> and <a href='/1'>tomorrow</a>.</p></main>")
 
 
 @pytest.fixture
@@ -44,3 +48,27 @@ def test_until_a_page_is_to_be_looked_at_again_the_crawl_waits(assembly: Assembl
     assert not step.is_done
     assert step.wait is not None
     assert timedelta(seconds=10) < step.wait <= crawling.AGAIN[0]
+
+
+def test_a_page_that_provokes_a_bug_is_given_up_and_the_others_are_added(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crawling, "AGAIN", (timedelta(0),))
+    documents = DocumentSettings(allow_private_addresses=True, host_delay=timedelta(0))
+    with (
+        assembled(Settings(_env_file=None, database_url=sqlite_url, documents=documents)) as assembly,
+        Site({"/": START, "/bad": article(2), "/1": article(1)}) as site,
+    ):
+        assembly.accounts.add("acme", "daily", now=datetime.now(UTC))
+        with assembly.database.transaction() as session:
+            session.execute(
+                text(
+                    "CREATE TRIGGER bug BEFORE INSERT ON documents WHEN NEW.link LIKE '%/bad' "
+                    "BEGIN SELECT RAISE(ABORT, 'provoked'); END"
+                )
+            )
+        asked = CrawlInput(account="acme", collection="docs", start_url=site.url("/"))
+        assembly.crawler.begin("c1", asked, now=datetime.now(UTC))
+        step = assembly.crawler.step("c1")
+    assert step.is_done
+    assert (step.progress.added, step.progress.failed) == (2, 1)

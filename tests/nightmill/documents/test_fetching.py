@@ -339,7 +339,7 @@ BROKEN: dict[str, tuple[Script, str]] = {
     "half a gzip": (answer(gzip.compress(PAGE)[:-9], headers={**HTML, "Content-Encoding": "gzip"}), "encoding"),
     "brotli": (answer(PAGE, headers={**HTML, "Content-Encoding": "br"}), "encoding"),
     "a switch": (answer(b"", status="101 Switching Protocols"), "protocol"),
-    "no address": (to("http://[::1"), "protocol"),
+    "no address": (to("http://[::1"), "redirects"),
     "long address": (to("http://site.example/" + "x" * 9_000), "redirects"),
 }  # fmt: skip
 
