@@ -134,6 +134,14 @@ def test_a_page_that_is_the_same_as_last_time_needs_no_body(server: Loopback, fe
         assert caught.value.reason == "status_304"
 
 
+def test_the_pages_of_a_site_come_over_one_connection(server: Loopback, fetcher: PageFetcher) -> None:
+    scripts = iter([answer(PAGE, headers=HTML), answer(b"", status="304 Not Modified"), answer(PAGE, headers=HTML)])
+    server.script = lambda request, peer: next(scripts)(request, peer)
+    for _ in range(3):
+        fetcher.fetch("http://site.example/a", Validators(etag='"7"'))
+    assert server.connections == 1
+
+
 def test_validators_that_could_not_be_sent_back_are_not_kept(server: Loopback, fetcher: PageFetcher) -> None:
     server.script = answer(PAGE, headers={**HTML, "ETag": '"' + "x" * 5_000 + '"', "Last-Modified": "\xe4"})
     page = fetched(fetcher)
