@@ -28,8 +28,8 @@ test-full: install ## run the long tests as well
 test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
 	$(BIN)/python -m pytest tests/conformance
 
-test-system: install ## run the tests that need system tools (strace)
-	$(PYTEST) -m system
+test-system: install ## run the tests that need system tools: strace, network namespaces, pages from Debian's packages
+	$(PYTEST) $(SHARED) -m system
 
 check: install ## formatting, lint, strict types, import layers
 	$(BIN)/ruff format --check .
@@ -42,7 +42,7 @@ format: install ## format and sort imports
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it in the same run
-	@for file in bench/[ap]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
+	@for file in bench/[adp]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
 
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
