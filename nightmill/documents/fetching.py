@@ -157,7 +157,7 @@ def open_page_client(
 
 
 class PageFetcher:
-    """Fetches pages, for many threads at once. Nothing is retried, no cookie is kept.
+    """Fetches pages, for many threads at once. Nothing that was answered is retried, no cookie is kept.
 
     Raises nothing but `PageUnavailable` and `PageRefused` and what the caller's `allowed` raises. Messages hold host
     and path, never a query or an address of our own network.

@@ -1,8 +1,8 @@
 """Requests to addresses that users name: pages, request files, webhooks. None of them reaches into our own network.
 
 The name is looked up once, every answer is judged, and the connection goes to the very address that was judged, so a
-name that changes its mind in between (rebinding) gains nothing. TLS still checks the name. Redirects are followed here,
-each hop under the same rules.
+name that changes its mind in between (rebinding) gains nothing. A connection that is kept stays with that address. TLS
+still checks the name. Redirects are followed here, each hop under the same rules.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class GuardedBackend(httpcore.NetworkBackend):
 
 
 class GuardedClient:
-    """HTTP to addresses that users name, for many threads at once. Nothing is retried, no cookie is kept.
+    """HTTP to addresses that users name, for many threads at once. No answer is retried, no cookie is kept.
 
     All methods raise `AddressRefused` for a target that is not connected to, and the errors of `HttpClient`.
 
@@ -97,8 +97,8 @@ class GuardedClient:
     """
 
     def __init__(self, lanes: Lanes, *, timeout: httpx.Timeout, allow_private: bool) -> None:
-        # No client of httpx: for each request it would merge settings, look for cookies and read where redirects lead,
-        # and all that is done here or not at all. It took a fifth of the time of a page.
+        # No client of httpx: for each request it would merge settings, look for cookies and read where a redirect
+        # leads, and all that is done here or not at all.
         self._lanes = lanes
         self._timeout = timeout.as_dict()
         self.allow_private = allow_private
