@@ -4,8 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # The providers' SDKs that tests/conformance imports are installed for those tests only.
 PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
-# A process per core; a file stays whole, for its tests share servers and run side by side already.
-SHARED := -n logical --dist loadfile --no-loadscope-reorder
+# Four processes on any machine, for the tests wait more than they compute; a file stays whole, for its tests share
+# servers and run side by side already.
+SHARED := -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 .PHONY: help install demo test test-full test-conformance test-system check format bench lock docs record-history up
 
