@@ -84,6 +84,7 @@ def test_bombs_and_garbage_are_refused_quickly(name: str) -> None:
     assert time.process_time() - started < 3
 
 
+@pytest.mark.slow
 def test_the_largest_sitemap_is_read_in_little_memory_and_no_further_than_its_bound() -> None:
     body = pages(*(b"https://x.example/%d" % number for number in range(MAX_LINKS + 1_000)))
     tracemalloc.start()
