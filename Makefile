@@ -4,9 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # The providers' SDKs that tests/conformance imports are installed for those tests only.
 PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
-# Four processes on any machine, for the tests wait more than they compute; a file stays whole, for its tests share
+# Three processes for two cores, for the tests wait as long as they compute; a file stays whole, for its tests share
 # servers and run side by side already.
-SHARED := -n 4 --dist loadfile --no-loadscope-reorder --durations=15
+SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 .PHONY: help install demo test test-full test-conformance test-system check format bench lock docs record-history up
 

@@ -124,6 +124,7 @@ def on_postgres(stack: Stack, postgres_url: str, webhook: WebhookSink) -> Lane:
     return Lane(stack, stack.sandbox, webhook)
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_crashes_while_documents_are_synced_loses_and_doubles_nothing(
     on_postgres: Lane, postgres: Any
 ) -> None:

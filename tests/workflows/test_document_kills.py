@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.server, pytest.mark.kill, pytest.mark.timeout(600)]
 LANES = 6
 PATIENCE = timedelta(seconds=90)
 PAGES = 4
-LEASE = 2 * 1.0 + 2.0
+LEASE = 2 * 3.0 + 2.0
 """Seconds that a killed worker's turn at a host lasts, with the fetch timeout of these tests."""
 
 RECOVERY = 26.0
@@ -104,7 +104,7 @@ def recover(case: Case, server: TemporalServer, folder: Path, database_url: str)
             task_queue=f"nightmill-document-kill-{next(_queues)}",
             extra={
                 "NIGHTMILL_FAIL_MARKER": str(folder / "died"),
-                "NIGHTMILL_DOCUMENTS__FETCH_TIMEOUT": "1",
+                "NIGHTMILL_DOCUMENTS__FETCH_TIMEOUT": "3",
                 "NIGHTMILL_DOCUMENTS__EXTRACTORS": "1",
                 "TMPDIR": str(scratch),
             },
