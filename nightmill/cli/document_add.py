@@ -173,7 +173,7 @@ def crawl(
     from nightmill.cli.runtime import duration_of, run_async
     from nightmill.client.nightmill import Nightmill
     from nightmill.contracts import CrawlLimits
-    from nightmill.contracts.documents import LONGEST_CRAWL
+    from nightmill.contracts.sweeps import LONGEST_CRAWL
 
     duration = duration_of(max_time, "--max-time")
     if duration > LONGEST_CRAWL:
