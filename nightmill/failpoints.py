@@ -61,6 +61,26 @@ DOCUMENT_POINTS = (
     "crawl.saved",
 )
 
+SLICING_POINTS = (
+    "slicing.fetched",
+    "slicing.opened",
+    "slicing.inspected",
+    "slicing.started",
+    "slicing.running",
+    "slicing.checked",
+    "slicing.half_uploaded",
+    "slicing.uploaded",
+    "slicing.in_transaction",
+    "slicing.finished",
+    "slicing.swept",
+    "notice.begun",
+    "notice.sent",
+    "notice.recorded",
+    "breaker.counted",
+    "breaker.judged",
+    "breaker.half_released",
+)
+
 _ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")
 
 

@@ -11,13 +11,19 @@ import uuid
 from nightmill.errors import InvalidInput
 
 TASK_QUEUE = "nightmill"
+SLICING_QUEUE = "nightmill-slicing"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PREFIX = "batch/"
 _DOCUMENT = "document/"
 _CRAWL = "crawl/"
+_SLICE = "slice/"
+_HEALTH = "slicer-health/"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PROFILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 SYNC_SWEEP_SCHEDULE = "nightmill-sync-sweep"
+CANARY_SCHEDULE = "nightmill-canary"
 
 ACCOUNT_ATTRIBUTE = "NightmillAccount"
 TRIGGER_ATTRIBUTE = "NightmillTrigger"
@@ -120,6 +126,39 @@ def crawl_id_of(workflow_id: str) -> str:
         InvalidInput: The workflow id has another shape.
     """
     return _inner(workflow_id, _CRAWL, "a crawl runs as crawl/<crawl id>")
+
+
+def slicing_workflow_id(sha256: str, profile: str) -> str:
+    """Return `slice/<SHA-256>/<profile>`: the same document given twice at once is one run."""
+    return f"{_SLICE}{sha256}/{profile}"
+
+
+def slicing_of(workflow_id: str) -> tuple[str, str]:
+    """Return the SHA-256 and the profile of `slice/<SHA-256>/<profile>`; the inverse of `slicing_workflow_id`.
+
+    Raises:
+        InvalidInput: The workflow id has another shape.
+    """
+    sha256, _, profile = workflow_id.removeprefix(_SLICE).partition("/")
+    if not workflow_id.startswith(_SLICE) or not _SHA256.fullmatch(sha256) or not _PROFILE.fullmatch(profile):
+        raise InvalidInput(
+            f"workflow id {workflow_id[:160]!r}: a slicing runs as slice/<SHA-256 of the PDF, 64 hexadecimal "
+            "digits>/<profile>; `sha256sum FILE` prints it"
+        )
+    return sha256, profile
+
+
+def health_workflow_id(profile: str) -> str:
+    """Return `slicer-health/<profile>`: one canary at a time for a profile."""
+    return f"{_HEALTH}{profile}"
+
+
+def programs_queue(slicing_queue: str) -> str:
+    """Return the task queue of the slots for programs, which belongs to a task queue of slicing.
+
+    It has slots of its own, so that a few programs that take long do not keep the short steps waiting.
+    """
+    return f"{slicing_queue}-programs"
 
 
 def _inner(workflow_id: str, prefix: str, rule: str) -> str:

@@ -4,7 +4,8 @@ from alembic import context
 from sqlmodel import SQLModel
 
 import nightmill.storage.document_models
-import nightmill.storage.models  # noqa: F401 - both fill the metadata
+import nightmill.storage.models
+import nightmill.storage.slicing_models  # noqa: F401 - all three fill the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

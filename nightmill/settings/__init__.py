@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -23,12 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from nightmill.contracts import Duration
 from nightmill.errors import NotConfigured
 from nightmill.ids import TASK_QUEUE
-
-
-class Section(BaseModel):
-    """Base of the nested settings: an unknown name is an error, so that a typo does not pass in silence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from nightmill.settings.base import Section
+from nightmill.settings.slicing import SlicingSettings
 
 
 class ProviderSettings(Section):
@@ -197,12 +191,26 @@ class NotifySettings(Section):
     smtp_password: SecretStr | None = Field(default=None, description="and the password")
     smtp_tls: Literal["none", "starttls", "tls"] = Field(default="none", description="how the connection is encrypted")
     sender: str = Field(default="nightmill@localhost", description="sender of mails")
+    channels: dict[str, SecretStr] = Field(
+        default={},
+        description='channels that owners of documents may be told by, as `channel:NAME`: `{"NAME": "slack://…"}`',
+    )
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
 
 
 class WorkerSettings(Section):
     """What a worker listens to, and how much it does at once."""
 
     task_queue: str = Field(default=TASK_QUEUE, min_length=1, max_length=255, description="Temporal task queue")
+    queues: Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_names)] = Field(
+        default=None,
+        description="task queues that this worker serves, separated by `,`; unset: its own and that of slicing",
+    )
     max_activities: int = Field(default=20, ge=1, le=1000, description="activities at once, each on a thread")
     workflow_sandbox: bool = Field(
         default=False, description="run workflow code in the SDK's sandbox, which refuses what is not deterministic"
@@ -260,6 +268,7 @@ class Settings(BaseSettings):
     batch: BatchSettings = BatchSettings()
     database: DatabaseSettings = DatabaseSettings()
     documents: DocumentSettings = DocumentSettings()
+    slicing: SlicingSettings = SlicingSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
     worker: WorkerSettings = WorkerSettings()
