@@ -17,6 +17,7 @@ from nightmill.contracts.slicing import (
     SlicingEstimate,
     SlicingInput,
     SlicingStatus,
+    SlicingSummary,
     TextSource,
 )
 
@@ -184,6 +185,46 @@ class BreakerView(Outcome):
     tripped: bool = False
 
 
+class FinishedSlicing(Outcome):
+    """What `finish_slicing` leaves to do.
+
+    Attributes:
+        summary: How it ended.
+        notices: How many people are to be told.
+        superseded: Whether another run works on the document by now; nothing was written then, and nobody is told.
+        obsolete_runs: Runs whose files nobody needs any more.
+    """
+
+    summary: SlicingSummary
+    notices: int = 0
+    superseded: bool = False
+    obsolete_runs: tuple[str, ...] = ()
+
+
+class ObsoleteFiles(Contract):
+    """Input of `delete_files`: files of runs that nobody needs any more.
+
+    Attributes:
+        ref: The run that is over.
+        runs: Runs all of whose files are deleted; of `ref`'s own only the pages that were read.
+    """
+
+    ref: SlicingRef
+    runs: tuple[str, ...] = ()
+
+
+class SlicingAttention(Contract):
+    """Input of `set_slicing_attention`.
+
+    Attributes:
+        ref: The run.
+        message: What waits for an operator.
+    """
+
+    ref: SlicingRef
+    message: str = Field(max_length=1_000)
+
+
 class FinishSlicing(Contract):
     """Input of `finish_slicing`: how a run ended, in one transaction with its slices.
 
@@ -255,16 +296,6 @@ class BreakerState(StrEnum):
     """Opened by hand: nothing is sliced until it is closed by hand."""
 
 
-class HealthInput(Contract):
-    """Input of the workflow `SlicerHealth`, which runs by the id `slicer-health/<profile>`.
-
-    Attributes:
-        profile: The profile whose slicer is tried.
-    """
-
-    profile: ProfileName = "gazette"
-
-
 class CanaryOutcome(Outcome):
     """What slicing the canary came to.
 
@@ -281,13 +312,57 @@ class CanaryOutcome(Outcome):
     duration: Duration = timedelta(0)
 
 
+class HealthInput(Contract):
+    """Input of the workflow `SlicerHealth`, which runs by the id `slicer-health/<profile>`.
+
+    Attributes:
+        profile: The profile whose slicer is tried.
+        canary: Whether the canary is sliced; without it the breaker's last change is only told and acted upon.
+    """
+
+    profile: ProfileName = "gazette"
+    canary: bool = True
+
+
+class CanaryTurn(Outcome):
+    """When the canary may be sliced.
+
+    Attributes:
+        token: Who slices it; None: not now.
+        at: When to ask again then; None: somebody else is at it.
+        programs_queue: The task queue of the workers' slots for programs.
+        timeout: How long slicing it may take.
+        heartbeat_timeout: After this much silence a worker is given up for lost.
+    """
+
+    token: str | None = None
+    at: AwareDatetime | None = None
+    programs_queue: str
+    timeout: Duration
+    heartbeat_timeout: Duration
+
+
+class CanaryInput(Contract):
+    """Input of `begin_canary`, `slice_canary` and `judge_canary`.
+
+    Attributes:
+        profile: The profile.
+        token: Who slices it.
+        outcome: What it came to, for `judge_canary`.
+    """
+
+    profile: ProfileName
+    token: str
+    outcome: CanaryOutcome | None = None
+
+
 class CanaryVerdict(Outcome):
     """What the breaker makes of a canary.
 
     Attributes:
         state: How it stands now.
         try_again_at: When the next canary is due; None: no further one by this run.
-        transition: Number of the transition that operators are to be told of, if there was one.
+        transition: Number of the transition of which operators are to be told, if there was one.
         released: Whether parked work is to be told to go on.
     """
 
@@ -295,15 +370,3 @@ class CanaryVerdict(Outcome):
     try_again_at: AwareDatetime | None = None
     transition: int | None = None
     released: bool = False
-
-
-class TransitionRef(Contract):
-    """Input of `tell_operators`: a transition of a breaker.
-
-    Attributes:
-        profile: The profile.
-        number: The transition's number, from 1.
-    """
-
-    profile: ProfileName
-    number: int
