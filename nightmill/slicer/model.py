@@ -44,6 +44,7 @@ class Page:
         lines: Its lines, in the order in which they were found.
         source: Where the text comes from; `none` for a page without any.
         label: Its label in the PDF's own page labels, if there is one.
+        problem: Why its text could not be had, or not all of it; None for a page that is read or empty.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Page:
     lines: list[Line] = field(default_factory=list)
     source: Literal["digital", "ocr", "none"] = "digital"
     label: str | None = None
+    problem: str | None = None
 
 
 @dataclass(slots=True)
