@@ -1,8 +1,4 @@
-"""Logging and metrics.
-
-Logs are JSON lines off a terminal, readable text on one; values are in fields, never in the message. Metrics go to the
-meter provider that the process has set; without one they cost next to nothing.
-"""
+"""Logs: JSON lines off a terminal, readable text on one; values are in fields, never in the message."""
 
 from __future__ import annotations
 
@@ -10,15 +6,9 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics
-
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram
-
-    from nightmill.contracts import SyncOutcome
     from nightmill.settings import Settings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -58,43 +48,6 @@ class TextFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         text = f"{when} {record.levelname:<7} {record.getMessage()}  {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-_documents = logging.getLogger("nightmill.documents")
-
-
-@cache
-def _syncs() -> Counter:
-    return metrics.get_meter("nightmill").create_counter(
-        "nightmill.document.syncs", unit="{sync}", description="attempts to sync a document, by what they came to"
-    )
-
-
-@cache
-def _sync_durations() -> Histogram:
-    return metrics.get_meter("nightmill").create_histogram(
-        "nightmill.document.sync.duration", unit="ms", description="how long attempts to sync a document took"
-    )
-
-
-def record_sync(outcome: SyncOutcome) -> None:
-    """Write the one log record and count the one metric of an attempt to sync a document (D14)."""
-    fields = {
-        "document": outcome.document_id,
-        "account": outcome.account,
-        "collection": outcome.collection,
-        "result": outcome.result.value,
-        "error_code": outcome.error_code.value if outcome.error_code else None,
-        "reason": outcome.reason,
-        "exception_class": outcome.exception_class,
-        "attempt": outcome.attempt,
-        "duration_ms": outcome.duration_ms,
-    }
-    _documents.info("document sync", extra=fields)
-    # Neither account nor document: a metric's labels are kept for ever, and customers come and go.
-    labels = {"result": outcome.result.value, "error_code": fields["error_code"] or ""}
-    _syncs().add(1, labels)
-    _sync_durations().record(outcome.duration_ms, {"result": outcome.result.value})
 
 
 def set_up_logging(settings: Settings) -> None:

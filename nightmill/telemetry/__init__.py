@@ -1,0 +1,22 @@
+"""Logging and metrics.
+
+Metrics go to the meter provider that the process has set; without one they cost next to nothing.
+"""
+
+from nightmill.telemetry.logs import JsonFormatter, TextFormatter, set_up_logging
+from nightmill.telemetry.redaction import redacted
+from nightmill.telemetry.slicings import ProgramRun, SlicingMetrics, observe_slicings, record_program, record_slicing
+from nightmill.telemetry.syncs import record_sync
+
+__all__ = [
+    "JsonFormatter",
+    "ProgramRun",
+    "SlicingMetrics",
+    "TextFormatter",
+    "observe_slicings",
+    "record_program",
+    "record_slicing",
+    "record_sync",
+    "redacted",
+    "set_up_logging",
+]
