@@ -288,7 +288,13 @@ class Assembly:
             tls=given.smtp_tls,
             sender=given.sender,
         )
-        return Notifier([url.get_secret_value() for url in given.urls], smtp, post_signed=self.outgoing.post_signed)
+        return Notifier(
+            [url.get_secret_value() for url in given.urls],
+            smtp,
+            post_signed=self.outgoing.post_signed,
+            channels={name: url.get_secret_value() for name, url in given.channels.items()},
+            allow_http=self.settings.webhook.allow_private_addresses,
+        )
 
     def close(self) -> None:
         """Close all connections that were opened."""

@@ -26,6 +26,7 @@
         ├── BodyTooLarge            an answer over its bound, after decompression
         ├── FileMissing             no file under this key
         ├── InvalidSignature        a webhook that is not from whom it says
+        ├── NotificationRefused     a mail server or a channel that will not have it
         ├── InvalidInput            the user's input, with every offending line
         │   └── OverBudget          the estimate is over the cap
         ├── PageRefused             a page that will not be had like this
@@ -39,6 +40,8 @@
         ├── DocumentNotFound
         ├── SyncSuperseded          another attempt syncs the document by now
         ├── CrawlNotFound
+        ├── SlicingNotFound
+        ├── SlicingSuperseded       the run has ended, or another one works on the document by now
         ├── BatchNotFound
         ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
         ├── BatchConflict           the batch is in a state that does not allow this
@@ -261,6 +264,12 @@ class InvalidSignature(PermanentError):
     code = "invalid_signature"
 
 
+class NotificationRefused(PermanentError):
+    """A notification is refused, and would be again: no such mailbox, a login that is not accepted."""
+
+    code = "notification_refused"
+
+
 class InvalidInput(PermanentError):
     """The user's input cannot be used; the message names every offending place, up to a bound."""
 
@@ -345,6 +354,18 @@ class CrawlNotFound(PermanentError):
     """No crawl has this id."""
 
     code = "crawl_not_found"
+
+
+class SlicingNotFound(PermanentError):
+    """No document with this content was sliced by this profile, or it has no such slice."""
+
+    code = "slicing_not_found"
+
+
+class SlicingSuperseded(PermanentError):
+    """The run has ended, or another one works on the document by now; what this one wanted to write was not written."""
+
+    code = "slicing_superseded"
 
 
 class BatchNotFound(PermanentError):

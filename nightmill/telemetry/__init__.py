@@ -5,12 +5,11 @@ Metrics go to the meter provider that the process has set; without one they cost
 
 from nightmill.telemetry.logs import JsonFormatter, TextFormatter, set_up_logging
 from nightmill.telemetry.redaction import redacted
-from nightmill.telemetry.slicings import ProgramRun, SlicingMetrics, observe_slicings, record_program, record_slicing
+from nightmill.telemetry.slicings import SlicingMetrics, observe_slicings, record_program, record_slicing
 from nightmill.telemetry.syncs import record_sync
 
 __all__ = [
     "JsonFormatter",
-    "ProgramRun",
     "SlicingMetrics",
     "TextFormatter",
     "observe_slicings",

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -20,7 +20,8 @@ from nightmill.telemetry.process import open_descriptors, resident_memory
 from nightmill.telemetry.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from nightmill.contracts import SlicingErrorCode, SlicingRef, SlicingSummary
+    from nightmill.contracts import SlicingErrorCode, SlicingSummary
+    from nightmill.storage.slicing_attempts import NewAttempt
 
 _logger = logging.getLogger("nightmill.slicing")
 
@@ -39,62 +40,6 @@ BREAKER_VALUES: Mapping[BreakerState, int] = {
     BreakerState.HELD_OPEN: 3,
 }
 """What the gauge `nightmill.slicing.breaker` shows for a state: anything over 0 means that work waits."""
-
-
-class ProgramRun(Protocol):
-    """One program that ran, as an attempt is stored; see `SlicingAttemptRow`. Its command is redacted already."""
-
-    @property
-    def attempt(self) -> int:
-        """1 or 2."""
-
-    @property
-    def step(self) -> str:
-        """Which program."""
-
-    @property
-    def command(self) -> str:
-        """Redacted."""
-
-    @property
-    def exit_code(self) -> int | None:
-        """None where a signal ended it."""
-
-    @property
-    def signal(self) -> int | None:
-        """Its number."""
-
-    @property
-    def error_code(self) -> SlicingErrorCode | None:
-        """Why it failed."""
-
-    @property
-    def stdout_bytes(self) -> int:
-        """Written."""
-
-    @property
-    def stderr_bytes(self) -> int:
-        """Written."""
-
-    @property
-    def duration_ms(self) -> int:
-        """From start to end."""
-
-    @property
-    def cpu_ms(self) -> int:
-        """Of all its processes."""
-
-    @property
-    def peak_memory(self) -> int:
-        """Bytes at most; 0 where not known."""
-
-    @property
-    def pages(self) -> int:
-        """Worked on."""
-
-    @property
-    def stderr_tail(self) -> str:
-        """The end of its standard error."""
 
 
 class SlicingMetrics:
@@ -143,10 +88,11 @@ class SlicingMetrics:
             explicit_bucket_boundaries_advisory=_BYTES,
         )
 
-    def program(self, run: ProgramRun, *, profile: str) -> None:
+    def program(self, run: NewAttempt) -> None:
         """Measure a program that ended."""
-        labels = {"profile": profile, "step": run.step}
-        self._program_durations.record(run.duration_ms / 1_000, labels | {"error_code": _word(run.error_code)})
+        labels = {"profile": run.ref.profile, "step": run.step}
+        seconds = max(run.duration.total_seconds(), 0)
+        self._program_durations.record(seconds, labels | {"error_code": _word(run.error_code)})
         if run.peak_memory > 0:
             self._program_memory.record(run.peak_memory, labels)
 
@@ -212,13 +158,16 @@ class SlicingMetrics:
         self._meter.create_observable_gauge(name, [measure], unit=unit, description=description)
 
 
-def record_program(run: ProgramRun, ref: SlicingRef) -> None:
-    """Write the one log record of a program that ended and measure it (S21); a failed one's with its standard error."""
+def record_program(run: NewAttempt) -> None:
+    """Write the one log record of a program that ended and measure it (S21); a failed one's with its standard error.
+
+    Its command is the one to be stored, so `nightmill.telemetry.redacted` has been over it.
+    """
     failed = run.error_code is not None or run.signal is not None or bool(run.exit_code)
     fields = {
-        "document": ref.sha256,
-        "profile": ref.profile,
-        "run_id": ref.run_id,
+        "document": run.ref.sha256,
+        "profile": run.ref.profile,
+        "run_id": run.ref.run_id,
         "step": run.step,
         "attempt": run.attempt,
         "command": run.command,
@@ -227,8 +176,8 @@ def record_program(run: ProgramRun, ref: SlicingRef) -> None:
         "error_code": run.error_code.value if run.error_code else None,
         "stdout_bytes": run.stdout_bytes,
         "stderr_bytes": run.stderr_bytes,
-        "duration_ms": run.duration_ms,
-        "cpu_ms": run.cpu_ms,
+        "duration_ms": _milliseconds(run.duration),
+        "cpu_ms": _milliseconds(run.cpu),
         "peak_memory": run.peak_memory,
         "pages": run.pages,
     }
@@ -236,7 +185,7 @@ def record_program(run: ProgramRun, ref: SlicingRef) -> None:
         # A secret that the cut would split is whole in the tail.
         fields["stderr"] = without_secrets(run.stderr_tail[-2 * MAX_STDERR :])[-MAX_STDERR:]
     _logger.log(logging.ERROR if failed else logging.INFO, "slicing program", extra=fields)
-    _process_metrics().program(run, profile=ref.profile)
+    _process_metrics().program(run)
 
 
 def record_slicing(summary: SlicingSummary, *, queue_wait: timedelta | None = None) -> None:
@@ -258,8 +207,8 @@ def record_slicing(summary: SlicingSummary, *, queue_wait: timedelta | None = No
             "pages": summary.page_count,
             "slices": summary.slices,
             "flagged": summary.flagged,
-            "duration_ms": round(summary.duration.total_seconds() * 1_000) if summary.duration is not None else None,
-            "queue_wait_ms": round(queue_wait.total_seconds() * 1_000) if queue_wait is not None else None,
+            "duration_ms": _milliseconds(summary.duration),
+            "queue_wait_ms": _milliseconds(queue_wait),
         },
     )
     _process_metrics().slicing(summary, queue_wait=queue_wait)
@@ -275,6 +224,10 @@ def observe_slicings(
 @cache
 def _process_metrics() -> SlicingMetrics:
     return SlicingMetrics(metrics.get_meter("nightmill"))
+
+
+def _milliseconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else round(duration / timedelta(milliseconds=1))
 
 
 def _word(code: SlicingErrorCode | None) -> str:
