@@ -52,7 +52,7 @@ class SlicingRow(SQLModel, table=True):
         flagged_count: Those of them that have a problem.
         queued_at: When the run was asked for.
         started_at: When its slicer started first.
-        parked_at: Since when it waits for the breaker; the order in which parked work goes on.
+        parked_at: When this run had to wait for the breaker first; the order in which parked work goes on.
         ended_at: When the run ended.
         created_at: When the document was first asked for.
     """
@@ -61,6 +61,7 @@ class SlicingRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("sha256", "profile", name="uq_slicings_document"),
         Index("ix_slicings_status", "status", "queued_at"),
+        Index("ix_slicings_newest", "queued_at", "key"),
         Index("ix_slicings_parked", "profile", "parked_at"),
     )
 
@@ -215,14 +216,16 @@ class SlicerBreakerRow(SQLModel, table=True):
     Attributes:
         version: One more with every write.
         state: How it stands.
-        faults: Times of the consecutive faults within the window, as JSON strings of RFC 3339, oldest first.
+        faults: The last faults, oldest first: JSON objects with the time `at` (RFC 3339), the `key` by which a fault
+            that is reported again is known, whether it is `spent` (a success came after it, or it has opened the
+            breaker), and `opened`, the number of the transition that it brought about.
         reason: Why it is open.
         changed_by: Who opened or closed it last: `breaker`, `canary`, or the name that a person gave.
         opened_at: Since when it is open.
         probes: Canaries that failed since then.
         probe_at: When the next canary is due.
-        probe_token: Who slices the canary now.
-        probe_until: When that one is given up for lost.
+        probe_token: The canary that is tried now, or was tried last, while the breaker is open.
+        probe_until: When the one that is tried is given up for lost; None: none is tried.
         transitions: How many transitions there were.
         canary_at: When a canary was sliced last, breaker open or not.
         canary_passed: Whether that one passed.
@@ -235,7 +238,7 @@ class SlicerBreakerRow(SQLModel, table=True):
     profile: str = Field(max_length=64, primary_key=True)
     version: int = 0
     state: BreakerState = Field(default=BreakerState.CLOSED, sa_column=Column(Word(BreakerState), nullable=False))
-    faults: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    faults: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     reason: str | None = Field(default=None, sa_column=Column(PageText(1_000)))
     changed_by: str | None = Field(default=None, sa_column=Column(PageText(100)))
     opened_at: datetime | None = time_column()

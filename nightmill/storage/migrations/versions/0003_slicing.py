@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("sha256", "profile", name="uq_slicings_document"),
     )
     op.create_index("ix_slicings_status", "slicings", ["status", "queued_at"])
+    op.create_index("ix_slicings_newest", "slicings", ["queued_at", "key"])
     op.create_index("ix_slicings_parked", "slicings", ["profile", "parked_at"])
     op.create_table(
         "slices",
