@@ -12,14 +12,14 @@ from typing import IO, Any, Literal
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-ProblemCode = Literal["damaged", "encrypted", "empty"]
+ProblemCode = Literal["damaged", "encrypted", "empty", "too_large"]
 
 
 class PdfProblem(Exception):
     """The PDF cannot be read. `str()` is a line for people.
 
     Attributes:
-        code: `damaged`, `encrypted` (it needs a password) or `empty` (no bytes, or no pages).
+        code: `damaged`, `encrypted` (it needs a password), `empty` (no bytes, or no pages) or `too_large`.
         message: The line.
     """
 
