@@ -2,55 +2,35 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
-import ssl
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
-from email import message_from_bytes, policy
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from pydantic import SecretStr
 
-from nightmill.errors import NotConfigured, NotificationFailed
-from nightmill.notify import Notification, Notifier, PostSigned, SmtpServer
+from nightmill.errors import (
+    InvalidInput,
+    NotConfigured,
+    NotificationFailed,
+    NotificationRefused,
+    PermanentError,
+    RequestRefused,
+    TransientError,
+)
+from nightmill.notify import Notification, Notifier, PostSigned, SmtpServer, shown
 from nightmill.web.guard import guarded_client
 from nightmill.webhooks import signed, verify_delivery
+from tests.nightmill.mail_server import Inbox, mail_server
 from tests.nightmill.web.certificates import Authority
 from tests.nightmill.web.loopback import Loopback, answer, loopback
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOLD = Notification("Batch b-1\r\nBcc: evil@example.org needs attention", "Key refused.\nPläse fix.", "batches", "b-1")
-
-
-class Inbox:
-    """Keeps mails; refuses recipients that begin with `no`."""
-
-    def __init__(self) -> None:
-        self.mails: list[tuple[list[str], EmailMessage]] = []
-
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if address.startswith("no"):
-            return "550 no such user"
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
-        assert isinstance(envelope.content, bytes)
-        message = message_from_bytes(envelope.content, policy=policy.default)
-        assert isinstance(message, EmailMessage)
-        self.mails.append((list(envelope.rcpt_tos), message))
-        return "250 OK"
 
 
 @pytest.fixture
@@ -62,31 +42,6 @@ def inbox() -> Inbox:
 def smtp(inbox: Inbox) -> Iterator[SmtpServer]:
     with mail_server(inbox) as settings:
         yield settings
-
-
-class AnyPort(Controller):
-    """Listens to a port of the system's choice, and takes its own TLS context for a server's."""
-
-    def _trigger_server(self) -> None:
-        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection(("127.0.0.1", self.port), 5) as plain:
-            if not self.ssl_context:
-                plain.recv(100)
-                return
-            with trusting.wrap_socket(plain) as encrypted:
-                encrypted.recv(100)
-
-
-@contextmanager
-def mail_server(inbox: Inbox, **options: Any) -> Iterator[SmtpServer]:
-    controller = AnyPort(inbox, hostname="127.0.0.1", port=0, **options)
-    controller.start()
-    yield SmtpServer(
-        host="127.0.0.1", port=controller.port, sender="nightmill@example.org", timeout=timedelta(seconds=3)
-    )
-    controller.stop()
 
 
 @pytest.fixture
@@ -314,3 +269,151 @@ def test_other_schemes_go_through_the_extra_and_their_urls_are_not_logged(
     finally:
         sys.modules.pop("apprise", None)
         logging.getLogger("apprise").setLevel(logging.NOTSET)
+
+
+ENDED = Notification(
+    "Nightmill: g.pdf is sliced",
+    "g.pdf was cut into 3 slices.",
+    "slicing",
+    slicing="ab/gazette",
+    level="success",
+    link="https://app.example.org/g?x=1",
+    details={"slices": 3},
+    message_id="nm-slice-ab-1-0",
+)
+
+
+def test_an_owners_mail_has_the_same_id_each_time_and_says_where_to_look(
+    smtp: SmtpServer, web: PostSigned, inbox: Inbox
+) -> None:
+    notifier = Notifier([], replace(smtp, sender="Nightmill <nightmill@example.org>"), post_signed=web)
+    notifier.send("mailto:a@example.org", ENDED)
+    notifier.send("mailto:a@example.org", ENDED)
+    mails = [mail for _, mail in inbox.mails]
+    assert [mail["Message-ID"] for mail in mails] == ["<nm-slice-ab-1-0@example.org>"] * 2
+    assert mails[0].get_content().splitlines() == [
+        "g.pdf was cut into 3 slices.",
+        "",
+        "https://app.example.org/g?x=1",
+        "",
+        "-- ",
+        "Component: slicing",
+        "Slicing: ab/gazette",
+    ]
+
+
+def test_a_message_id_is_not_folded_or_encoded_however_long(smtp: SmtpServer, web: PostSigned, inbox: Inbox) -> None:
+    domain = f"{'m' * 60}.example.org"
+    notifier = Notifier([], replace(smtp, sender=f"n@{domain}"), post_signed=web)
+    notifier.send("mailto:a@example.org", replace(ENDED, message_id="x" * 150))
+    [(_, mail)] = inbox.mails
+    assert mail["Message-ID"] == f"<{'x' * 150}@{domain}>"
+
+
+@pytest.mark.parametrize("message_id", ["", "a b", "a>\r\nBcc: evil@example.org", "é", "x" * 151])
+def test_a_message_id_that_could_add_headers_is_a_bug(message_id: str) -> None:
+    with pytest.raises(ValueError, match="message id"):
+        replace(ENDED, message_id=message_id)
+
+
+def test_an_owners_webhook_has_the_same_id_each_time_and_carries_the_details(server: Loopback, web: PostSigned) -> None:
+    notifier = Notifier([], SmtpServer(), post_signed=web)
+    notifier.send(hook(server, "/hook"), ENDED)
+    notifier.send(hook(server, "/hook"), ENDED)
+    assert [sent.headers["webhook-id"] for sent in server.received] == ["msg_nm-slice-ab-1-0"] * 2
+    verify_delivery(server.received[0].headers, server.received[0].body, secret=SECRET)
+    data = json.loads(server.received[0].body)["data"]
+    assert data["slicing"] == "ab/gazette"
+    assert data["level"] == "success"
+    assert data["link"] == ENDED.link
+    assert data["details"] == {"slices": 3}
+
+
+def test_an_owner_is_told_by_a_channel_of_the_operators_choice_and_by_no_other(
+    smtp: SmtpServer, web: PostSigned, inbox: Inbox
+) -> None:
+    channels = {"desk": "mailto:desk@example.org"}
+    notifier = Notifier(["mailto:ops@example.org"], smtp, post_signed=web, channels=channels)
+    notifier.send("channel:desk", ENDED)
+    assert [recipients for recipients, _ in inbox.mails] == [["desk@example.org"]]
+    with pytest.raises(NotConfigured, match=r"channel 'none': known are desk; NIGHTMILL_NOTIFY__CHANNELS"):
+        notifier.send("channel:none", ENDED)
+    with pytest.raises(NotConfigured):
+        Notifier([], smtp, post_signed=web, channels={"desk": "geheim"})
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "mailto:",
+        "mailto:geheim",
+        "mailto:a@example.org?bcc=geheim@example.org",
+        "mailto:a@example.org%0ABcc:geheim@example.org",
+        "http://localhost/geheim",
+        "slack://geheim/x",
+        "file:///etc/geheim",
+        "geheim",
+        "",
+    ],
+)
+def test_an_owners_target_that_cannot_work_is_refused_for_good_without_being_quoted(
+    smtp: SmtpServer, web: PostSigned, inbox: Inbox, target: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Notifier([], smtp, post_signed=web).send(target, ENDED)
+    assert "geheim" not in str(caught.value)
+    assert not inbox.mails
+
+
+def test_plain_http_is_posted_to_only_where_private_addresses_are_allowed(web: PostSigned) -> None:
+    with loopback() as plain:
+        url = f"http://localhost:{plain.port}/hook"
+        with pytest.raises(InvalidInput, match="https:"):
+            Notifier([], SmtpServer(), post_signed=web).send(url, ENDED)
+        assert plain.received == []
+        Notifier([], SmtpServer(), post_signed=web, allow_http=True).send(url, ENDED)
+        assert len(plain.received) == 1
+
+
+def test_what_is_refused_is_told_from_what_may_go_later(
+    smtp: SmtpServer, web: PostSigned, server: Loopback, inbox: Inbox
+) -> None:
+    notifier = Notifier([], smtp, post_signed=web)
+    with pytest.raises(NotificationRefused, match="SMTPRecipientsRefused"):
+        notifier.send("mailto:nobody@example.org", ENDED)
+    with pytest.raises(NotificationFailed):
+        notifier.send("mailto:later@example.org", ENDED)
+    with pytest.raises(NotificationRefused, match="refuses 1 of 2 recipients"):
+        notifier.send("mailto:a@example.org,nobody@example.org", ENDED)
+    with pytest.raises(NotificationFailed, match="refuses 2 of 3 recipients"):
+        notifier.send("mailto:a@example.org,nobody@example.org,later@example.org", ENDED)
+    with pytest.raises(NotificationFailed):
+        Notifier([], replace(smtp, port=1), post_signed=web).send("mailto:a@example.org", ENDED)
+    server.script = answer(b"", status="422 No")
+    with pytest.raises(RequestRefused):
+        notifier.send(hook(server, "/"), ENDED)
+    server.script = answer(b"", status="503 Later")
+    with pytest.raises(TransientError):
+        notifier.send(hook(server, "/"), ENDED)
+
+
+def test_a_webhook_without_a_secret_to_sign_it_is_not_tried_again() -> None:
+    def unsigned(url: str, message_id: str, body: bytes) -> None:
+        signed(body, message_id=message_id, secret=None)
+
+    with pytest.raises(PermanentError, match="NIGHTMILL_WEBHOOK__SECRET"):
+        Notifier([], SmtpServer(), post_signed=unsigned).send("https://example.org/", ENDED)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("mailto:a@example.org", "mailto:a@example.org"),
+        ("channel:desk", "channel:desk"),
+        ("https://hooks.example.org/T0K3N?key=geheim", "https://hooks.example.org"),
+        ("https://user:geheim@hooks.example.org/", "https://hooks.example.org"),
+        ("https://[::geheim", "https://…"),
+    ],
+)
+def test_of_a_webhooks_address_only_scheme_and_host_are_shown(target: str, expected: str) -> None:
+    assert shown(target) == expected
