@@ -58,6 +58,9 @@ class Entry:
         materia: Its subject.
         institutions: Institutions that it names.
         path: Its file in the slicer's output folder; None where that is missing.
+        file_key: Key of its PDF in the file storage, once it is there.
+        file_size: Bytes of that.
+        file_sha256: Its content.
         details: What else the slicer says of it.
         problem: What is wrong with it, as `EntryProblem: message`.
     """
@@ -75,6 +78,9 @@ class Entry:
     materia: str = ""
     institutions: tuple[str, ...] = ()
     path: str | None = None
+    file_key: str | None = None
+    file_size: int | None = None
+    file_sha256: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 

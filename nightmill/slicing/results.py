@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from nightmill.slicing.faults import InvalidResult, OutputFlood
 from nightmill.slicing.institutions import InstitutionNames
 from nightmill.slicing.json_output import JsonOutput, Part, shown
 from nightmill.slicing.rules import with_rules
+from nightmill.slicing.slicer_result import MAX_LINE, FileCheck, SlicerResult, with_checks
+from nightmill.slicing.stored_results import new_slices, read_stored_result, write_result
 
 MAX_OUTPUT = 64 * 1024 * 1024
 """Bytes that are read at most. They are in memory once, and once more as the texts of the entries."""
@@ -30,66 +32,10 @@ r"""Bytes of one entry: a text of 2,000,000 characters, were all of them written
 MAX_LINES = 100
 """Lines that are kept of what the slicer itself reports."""
 
-MAX_LINE = 500
 MAX_NUMBER = 64
 MAX_EXTRAS = 64 * 1024
-MAX_REASONS = 10
 _SHOWN_RANGES = 8
 _KNOWN = frozenset({"page_count", "gazette", "files", "errors", "flags", "covers"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlicerResult:
-    """What a slicer found, validated.
-
-    Attributes:
-        page_count: Pages of the document.
-        number: The gazette's number, as printed.
-        issued_on: Its date.
-        entries: The slices, in order.
-        errors: What the slicer says that went wrong.
-        flags: What the slicer, or our own look at its result, finds that a person should see.
-        extras: What else the slicer says, such as its name and version.
-    """
-
-    page_count: int
-    number: str | None = None
-    issued_on: date | None = None
-    entries: tuple[Entry, ...] = ()
-    errors: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    extras: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def flagged(self) -> int:
-        """How many slices have a problem."""
-        return sum(entry.problem is not None for entry in self.entries)
-
-    def reasons(self) -> tuple[str, ...]:
-        """Return why a person has to look at it, at most ten lines; none: nobody has to."""
-        lines = [
-            *([] if self.entries else ["no slices were found"]),
-            *([f"{self.flagged} of {len(self.entries)} slices are flagged"] if self.flagged else []),
-            *(f"slice {e.position + 1} ({e.title[:60]}): {e.problem}"[:MAX_LINE] for e in self.entries if e.problem),
-            *(f"the slicer reports: {line}"[:MAX_LINE] for line in self.errors),
-            *self.flags,
-        ]
-        if len(lines) <= MAX_REASONS:
-            return tuple(lines)
-        return (*lines[: MAX_REASONS - 1], f"and {len(lines) - MAX_REASONS + 1} more")
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """What a look at a slice's file came to.
-
-    Attributes:
-        pages: Its pages; None for one that cannot be opened.
-        message: Why it cannot.
-    """
-
-    pages: int | None = None
-    message: str | None = None
 
 
 def read_result(
@@ -135,30 +81,6 @@ def read_result(
         flags=tuple(flags),
         extras={"left_out": f"more than {MAX_EXTRAS:,} bytes"} if extras is None else extras,
     )
-
-
-def with_checks(result: SlicerResult, checks: Mapping[str, FileCheck]) -> SlicerResult:
-    """Return the result with those entries flagged whose files are not what they say; their files are kept.
-
-    Args:
-        result: The result.
-        checks: By path; a file that is not among them was not looked at, and is flagged.
-    """
-    return replace(result, entries=tuple(_checked(entry, checks) for entry in result.entries))
-
-
-def _checked(entry: Entry, checks: Mapping[str, FileCheck]) -> Entry:
-    if entry.path is None:
-        return entry
-    check = checks.get(entry.path, FileCheck(message="it was not looked at"))
-    due = entry.end_page - entry.start_page + 1
-    if check.pages is None:
-        said = f"{shown(entry.path, 100)}: {shown(check.message or 'it cannot be opened', 200)}"
-        return entry.flagged(EntryProblem.NOT_A_PDF, said)
-    if check.pages != due:
-        said = f"{shown(entry.path, 100)} has {check.pages:,} pages, where {due:,} are due"
-        return entry.flagged(EntryProblem.PAGE_COUNT_DIFFERS, said)
-    return entry
 
 
 def _value(output: JsonOutput, members: Mapping[str, Part], name: str) -> Any:
@@ -285,3 +207,14 @@ def _uncovered(drafts: Sequence[Draft], page_count: int) -> list[str]:
         return []
     more = f" and {len(ranges) - _SHOWN_RANGES} more ranges" if len(ranges) > _SHOWN_RANGES else ""
     return [f"pages {', '.join(ranges[:_SHOWN_RANGES])}{more} belong to no slice"]
+
+
+__all__ = [
+    "FileCheck",
+    "SlicerResult",
+    "new_slices",
+    "read_result",
+    "read_stored_result",
+    "with_checks",
+    "write_result",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from datetime import date
 from typing import Any
 
@@ -10,7 +11,8 @@ import msgspec
 
 from nightmill.slicing.entries import Entry
 from nightmill.slicing.faults import StorageFailed
-from nightmill.slicing.results import SlicerResult
+from nightmill.slicing.slicer_result import SlicerResult
+from nightmill.storage.slices import NewSlice
 
 VERSION = 1
 
@@ -67,6 +69,13 @@ def read_stored_result(chunks: Iterable[bytes]) -> tuple[SlicerResult, Iterator[
         extras=header.extras,
     )
     return result, _entries(lines, header.entries)
+
+
+def new_slices(entries: Iterable[Entry]) -> Iterator[NewSlice]:
+    """Yield what the database stores of each slice."""
+    names = [one.name for one in fields(NewSlice)]
+    for entry in entries:
+        yield NewSlice(**{name: getattr(entry, name) for name in names})
 
 
 def _entries(lines: Iterator[bytes], count: int) -> Iterator[Entry]:

@@ -1,0 +1,118 @@
+"""What the end of a program means: nothing, or a fault with a line that says which."""
+
+from __future__ import annotations
+
+import signal
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from nightmill.slicing.faults import (
+    CpuClock,
+    EmptyOutput,
+    OutOfMemory,
+    OutputFlood,
+    ProgramFailed,
+    ProgramKilled,
+    SlicingFault,
+    StallClock,
+    WallClock,
+)
+from nightmill.slicing.json_output import shown
+
+if TYPE_CHECKING:
+    from nightmill.slicing.programs import Bounds, ProgramRun
+
+NEAR = 0.8
+"""Share of the bound of memory from which on a SIGKILL that is not ours is the system's, for want of memory."""
+
+_MAX_LINE = 500
+_LAST_LINES = 5  # a library may complain once more after the line that says why
+_NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "OutOfMemoryError")
+
+
+def fault_of(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault | None:
+    """Return what went wrong with a program, if anything did.
+
+    Args:
+        run: How it ended.
+        bounds: What it was allowed.
+        what: Its name at the beginning of a sentence: `the slicer`.
+    """
+    if run.stopped is not None:
+        return _stopped(run.stopped, bounds, what)
+    if run.signal is not None:
+        return _killed(run, bounds, what)
+    if run.exit_code:
+        return _failed(run, bounds, what)
+    if not run.stdout_bytes:
+        return EmptyOutput(f"{what} ended well and printed nothing{_said(run)}")
+    return None
+
+
+def _stopped(by: str, bounds: Bounds, what: str) -> SlicingFault:
+    if by == "wall":
+        return WallClock(f"{what} was ended: it ran longer than {in_units(bounds.wall)}")
+    if by == "cpu":
+        return CpuClock(f"{what} was ended: it used more than {in_units(bounds.cpu)} of processor time")
+    if by == "stall":
+        after = in_units(bounds.stall) if bounds.stall is not None else "its bound"
+        return StallClock(f"{what} was ended: it made no progress for {after}")
+    if by == "memory":
+        return OutOfMemory(f"{what} was ended: its processes used more memory than they may")
+    floods = {
+        "stdout": "it printed more than it may",
+        "stderr": "it wrote more to standard error than it may",
+        "disk": "it wrote more to its folder than it may",
+    }
+    if by in floods:
+        return OutputFlood(f"{what} was ended: {floods[by]}")
+    return ProgramKilled(f"{what} was ended: its bound `{by}`")
+
+
+def _killed(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault:
+    if run.signal == signal.SIGXCPU:
+        return CpuClock(f"{what} used more than {in_units(bounds.cpu)} of processor time")
+    if run.signal == signal.SIGXFSZ:
+        return OutputFlood(f"{what} wrote a file of more than {bounds.file_size:,} bytes")
+    if _lacks_memory(run) or (run.signal == signal.SIGKILL and run.peak_memory >= NEAR * bounds.memory):
+        return _out_of_memory(run, bounds, what)
+    return ProgramKilled(f"{what} was killed by {_name_of(run.signal)}{_said(run)}")
+
+
+def _failed(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault:
+    if _lacks_memory(run):
+        return _out_of_memory(run, bounds, what)
+    return ProgramFailed(f"{what} ended with exit code {run.exit_code}{_said(run)}")
+
+
+def _out_of_memory(run: ProgramRun, bounds: Bounds, what: str) -> OutOfMemory:
+    used = f"{run.peak_memory / 2**20:,.0f} MiB were in use"
+    return OutOfMemory(f"{what} ran out of memory: each of its processes may have {bounds.memory:,} bytes, {used}")
+
+
+def _lacks_memory(run: ProgramRun) -> bool:
+    last = run.stderr_tail.rstrip().splitlines()[-_LAST_LINES:]
+    return any(sign in line for line in last for sign in _NO_MEMORY)
+
+
+def _said(run: ProgramRun) -> str:
+    lines = run.stderr_tail.rstrip().splitlines()
+    return f": {shown(lines[-1], _MAX_LINE)}" if lines else ""
+
+
+def _name_of(number: int | None) -> str:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def in_units(time: timedelta) -> str:
+    """Return a time for people: `0.5 s`, `90 s`, `14 min 40 s`, `2 h`."""
+    seconds = time.total_seconds()
+    if seconds < 120:
+        return f"{seconds:g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    units = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    return " ".join(f"{number:g} {unit}" for number, unit in units if number)
