@@ -164,7 +164,10 @@ def _set(
     )
     press.put(head)
     press.put(
-        wrapped(f"El suscrito hace saber que en el expediente {entry.mark} {prose.uncapitalized(prose.sentence(chance))}", style)
+        wrapped(
+            f"El suscrito hace saber que en el expediente {entry.mark} {prose.uncapitalized(prose.sentence(chance))}",
+            style,
+        )
     )
     used = 0
     strong = Style(bolder(style).font, style.size, "center", gap=8)
