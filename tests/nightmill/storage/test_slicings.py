@@ -284,7 +284,7 @@ def test_a_document_is_found_by_the_beginning_of_its_hash(slicings: SlicingRepos
         slicings.find("abababab")
     with pytest.raises(InvalidInput, match="at least 8"):
         slicings.find("ababab%")
-    for prefix, profile in (("00000000", None), (second, "other")):
+    for prefix, profile in (("00000000", "gazette"), (second, "other")):
         with pytest.raises(SlicingNotFound):
             slicings.find(prefix, profile)
     for unknown in (ref(digit="f"), ref(digit="a", profile="other")):
