@@ -9,7 +9,7 @@ from random import Random
 
 from nightmill.slicer.samples import prose
 from nightmill.slicer.samples.options import SampleOptions
-from nightmill.slicer.samples.press import Line, Style, bolder, lines_of, wrapped
+from nightmill.slicer.samples.press import Line, Style, bolder, filler, lines_of, wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ ACUERDO = Kind("acuerdo", "ACUERDO", "Acuerdo", "Acuerdos")
 ACUERDO_PLAIN = Kind("acuerdo", "ACUERDO", "Acuerdo", "Acuerdos", "")
 ACUERDO_EJECUTIVO = Kind("acuerdo", "ACUERDO EJECUTIVO", "Acuerdo Ejecutivo", "Acuerdos Ejecutivos", "NÚMERO")
 RESOLUCION = Kind("resolucion", "RESOLUCIÓN", "Resolución", "Resoluciones")
+RESOLUCION_SMALL = Kind("resolucion", "Resolución", "Resolución", "Resoluciones")
 CERTIFICACION = Kind("certificacion", "CERTIFICACIÓN", "Certificación", "Certificaciones", "")
 CONTRATO = Kind("contrato", "CONTRATO", "Contrato", "Contratos")
 CONVENIO = Kind("convenio", "CONVENIO", "Convenio", "Convenios", "")
@@ -141,9 +142,10 @@ def _any_identifier(issuer: tuple[str, ...], year: int, n: int, chance: Random) 
     if issuer == ("Poder Ejecutivo",):
         return chance.choice(((DECRETO_EJECUTIVO, f"PCM-{n:03}-{year}"), (ACUERDO_EJECUTIVO, f"{n:03}-SEDIS-{year}")))
     choices: tuple[tuple[Kind, str], ...] = (
-        (ACUERDO, f"{n}/{year}"), (ACUERDO, f"{n}-SE-{year}"), (ACUERDO, f"FGR-{n:03}-{year}"), (ACUERDO, f"{n}-{year}"),
-        (ACUERDO_PLAIN, f"SE-{n:03}-{year}"), (RESOLUCION, f"{n}-{chance.randint(1, 9)}/{year}"), (CERTIFICACION, ""),
-        (CONTRATO, f"{n:03}-{year}"), (CONVENIO, ""), (REGLAMENTO, ""), (FE_DE_ERRATAS, ""),
+        (ACUERDO, f"{n}/{year}"), (ACUERDO, f"{n}-SE-{year}"), (ACUERDO, f"FGR-{n:03}-{year}"),
+        (ACUERDO, f"{n}-{year}"), (ACUERDO_PLAIN, f"SE-{n:03}-{year}"), (CERTIFICACION, ""), (CONVENIO, ""),
+        (RESOLUCION, f"{n}-{chance.randint(1, 9)}/{year}"), (RESOLUCION_SMALL, f"{n}-{chance.randint(1, 9)}/{year}"),
+        (CONTRATO, f"{n:03}-{year}"), (REGLAMENTO, ""), (FE_DE_ERRATAS, ""),
     )  # fmt: skip
     return chance.choice(choices)
 
@@ -180,9 +182,10 @@ class Body:
             yield lines_of([opening[act.kind.kind]], self.strong)
         first = f"CONSIDERANDO: Que en el expediente {act.mark} {prose.uncapitalized(prose.sentence(chance))}"
         if act.kind is CERTIFICACION:
+            session = f"Sesión No.{chance.randint(900, 4_000)}"
             first = (
-                f"El infrascrito, Secretario General, certifica el punto de acta de la Sesión No.{chance.randint(900, 4_000)}"
-                f" que consta en el expediente {act.mark}: {prose.sentence(chance)}"
+                f"El infrascrito, Secretario General, certifica el punto de acta de la {session} que consta en el "
+                f"expediente {act.mark}: {prose.sentence(chance)}"
             )
         yield wrapped(first, self.style)
         verb = VERBS.get(act.kind.kind)
@@ -206,12 +209,7 @@ class Body:
 
     def filler(self, count: int) -> list[Line]:
         """Return exactly so many lines of one paragraph."""
-        lines: list[Line] = wrapped(prose.paragraph(self.chance, 4), self.style)
-        while len(lines) < count:
-            more = wrapped(prose.paragraph(self.chance, 4), self.style)
-            more[0].gap = 0
-            lines += more
-        return lines[:count]
+        return filler(count, self.style, self.chance)
 
     def closing(self, act: Act) -> list[Line]:
         """Return the lines with which it ends."""

@@ -28,7 +28,7 @@ from nightmill.slicer.samples.press import (
     placed,
     wrapped,
 )
-from nightmill.slicer.samples.truth import Begun, Section, Truth, ended
+from nightmill.slicer.samples.truth import Begun, Section, Trademark, Truth, ended
 
 LINES_A_FRAME = 60
 BANNER = 96.0
@@ -64,7 +64,7 @@ def compose(options: SampleOptions) -> tuple[list[Sheet], Truth]:
         begun.append(_set_advance(press, acts[-1], body))
     a_end = press.page
     sections = [Section("A", 0, a_end)]
-    trademarks = ()
+    trademarks: list[Trademark] = []
     press.banner = {page: room for page, room in press.banner.items() if page <= a_end}
     for page in press.banner:
         _set_table(press.sheets[page], style, chance)
@@ -143,28 +143,12 @@ def _set_act(press: Press, act: Act, following: list[Act], body: Body) -> Begun:
     for paragraph in paragraphs:
         press.put(paragraph)
     closing = body.closing(act)
-    if following:
-        _align(press, closing, following[0], body)
+    if following and following[0].place != "free":
+        need = height(closing) + (height(_head(following[0], body)) if following[0].place == "end" else 0)
+        press.align(need, body.style, body.filler, at_page_end=following[0].place == "page")
     press.reserve(height(closing))
     press.put(closing)
     return begun
-
-
-def _align(press: Press, closing: list[Line], following: Act, body: Body) -> None:
-    need = height(closing)
-    if following.place == "free":
-        return
-    if following.place == "end":
-        need += height(_head(following, body))
-    if following.place == "page" and press.frame.column == 0:
-        press.put(body.filler(LINES_A_FRAME)[: int((press.room - body.style.gap) / body.style.leading)])
-        press.next_frame()
-    if press.room < need + 3 * body.style.leading:
-        press.next_frame()
-        if following.place == "page" and press.frame.column == 0:
-            press.next_frame()
-    count = int((press.room - need - body.style.gap) / body.style.leading)
-    press.put(body.filler(count))
 
 
 def _set_advance(press: Press, last: Act, body: Body) -> Begun:

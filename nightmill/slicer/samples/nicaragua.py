@@ -19,6 +19,7 @@ from nightmill.slicer.samples.press import (
     Sheet,
     Style,
     bolder,
+    filler,
     height,
     lines_of,
     placed,
@@ -37,11 +38,20 @@ _ISSUERS = (
     ("COMISIÓN NACIONAL DE REGISTRO", "Y CONTROL DE", "SUSTANCIAS TÓXICAS"), ("CASA DE GOBIERNO",),
 )  # fmt: skip
 _KINDS = (
-    ("acuerdo", "Acuerdo Ministerial N° {n:03}-{year}"), ("acuerdo", "Acuerdo Presidencial N° {n}-{year}"),
-    ("acuerdo", "Acuerdo Ministerial No-{n:03}-DM-{n}-{year}"), ("resolucion", "Resolución Administrativa N° {n}-{year}"),
-    ("licitacion", "Licitación Selectiva N° {n:03}-{year}"), ("decreto", "Decreto N° {n}-{year}"),
+    ("acuerdo", "Acuerdo Ministerial N° {n:03}-{year}"),
+    ("acuerdo", "Acuerdo Presidencial N° {n}-{year}"),
+    ("acuerdo", "Acuerdo Ministerial No-{n:03}-DM-{n}-{year}"),
+    ("resolucion", "Resolución Administrativa N° {n}-{year}"),
+    ("decreto", "Decreto N° {n}-{year}"),
+)
+_LISTED_KINDS = (
+    ("licitacion", "Licitación Selectiva N° {n:03}-{year}"),
     ("estatutos", "Estatutos “Fundación {name}”"),
-)  # fmt: skip
+    ("edictos", "Edictos"),
+)
+"""Heads of these are found by the SUMARIO alone."""
+MAX_LISTED = 14
+"""So many entries have room on the front page."""
 
 
 @dataclass(slots=True)
@@ -57,6 +67,7 @@ class _Entry:
     lines: int
     place: str
     records: list[Trademark] = field(default_factory=list)
+    head: list[Line] = field(default_factory=list)
 
 
 def compose(options: SampleOptions) -> tuple[list[Sheet], Truth]:
@@ -73,6 +84,8 @@ def compose(options: SampleOptions) -> tuple[list[Sheet], Truth]:
     first_printed = 1 + (number - 1) * 42 + chance.randrange(20)
     style = Style(chance.choice(("Times-Roman", "Helvetica")), chance.choice((8.5, 9.0)), "both", gap=4)
     entries = _plan(options, issued, chance)
+    for entry in entries:
+        entry.head = _head(entry, style, chance)
     press = Press(front=())
     begun = [
         _set(press, entry, entries[place + 1 : place + 2], options, issued, style, chance)
@@ -103,16 +116,15 @@ def _plan(options: SampleOptions, issued: date, chance: Random) -> list[_Entry]:
     for place, weight in enumerate(weights):
         shown = not entries or (chance.random() < 0.7 and bool(issuers))
         issuer = issuers.pop() if shown else entries[-1].issuer
-        kind, form = chance.choice(_KINDS)
+        listed = place != unlisted and options.sumario != "none" and place < MAX_LISTED
+        kind, form = chance.choice(_KINDS + _LISTED_KINDS * listed)
         name = form.format(
-            n=chance.randint(1, 30) + 30 * place, year=issued.year, name=f"{prose.brand(chance).title()} {place + 1}"
+            n=30 * place + chance.randint(1, 30), year=issued.year, name=f"{prose.brand(chance)} {place}"
         )
+        if kind == "edictos" and name in {entry.name for entry in entries}:
+            kind, name = "acuerdo", f"Acuerdo Ministerial N° {900 + place}-{issued.year}"
         if place == options.acts - 1 and options.trademarks and options.acts > 2:
             kind, name = "marcas", "Marcas de Fábrica, Comercio y Servicio"
-        elif place and options.sumario != "none" and place != unlisted and chance.random() < 0.15:
-            kind, name = "edictos", "Edictos"
-        if name in {entry.name for entry in entries}:
-            kind, name = "acuerdo", f"Acuerdo Ministerial N° {900 + place}-{issued.year}"
         choices = ["free"] + ["end"] * 2 * options.column_end + ["top", "page"] * options.column_top
         entries.append(
             _Entry(
@@ -120,7 +132,7 @@ def _plan(options: SampleOptions, issued: date, chance: Random) -> list[_Entry]:
                 name=name,
                 issuer=issuer,
                 issuer_shown=shown,
-                listed=place != unlisted and options.sumario != "none",
+                listed=listed,
                 mark=f"EXP-{chance.randrange(10_000, 99_999)}",
                 lines=8 if options.short_acts and place % 2 else max(8, lines * weight // sum(weights)),
                 place=chance.choice(choices) if place else "free",
@@ -138,7 +150,8 @@ def _head(entry: _Entry, style: Style, chance: Random) -> list[Line]:
     # A list of several has a head a document, the first of which stands for all.
     text = "EDICTO" if entry.kind == "edictos" else entry.name.upper()
     lines += [*wrapped(text, title)]
-    reg = f"Reg. {chance.randint(10_000, 30_000)} - M. {chance.randint(90_000, 400_000)} - Valor C$ {chance.randint(1, 9)}85.00"
+    number, price = chance.randint(10_000, 30_000), chance.randint(1, 9)
+    reg = f"Reg. {number} - M. {chance.randint(90_000, 400_000)} - Valor C$ {price}85.00"
     return [*lines, *lines_of([reg], Style(style.font, style.size, "center", gap=5))]
 
 
@@ -151,8 +164,7 @@ def _set(
     style: Style,
     chance: Random,
 ) -> Begun:
-    head = _head(entry, style, chance)
-    press.reserve(height(head) + (0 if entry.place == "end" else 40))
+    press.reserve(height(entry.head) + (0 if entry.place == "end" else 40))
     begun = Begun(
         name=MARCAS if entry.kind == "marcas" else entry.name,
         kind=entry.kind,
@@ -162,7 +174,7 @@ def _set(
         listed=entry.listed,
         marks=[entry.mark],
     )
-    press.put(head)
+    press.put(entry.head)
     press.put(
         wrapped(
             f"El suscrito hace saber que en el expediente {entry.mark} {prose.uncapitalized(prose.sentence(chance))}",
@@ -191,27 +203,11 @@ def _set(
         style,
     )
     if following and following[0].place != "free":
-        _align(press, closing, following[0], style, chance)
+        need = height(closing) + (height(following[0].head) if following[0].place == "end" else 0)
+        press.align(need, style, lambda count: filler(count, style, chance), at_page_end=following[0].place == "page")
     press.reserve(height(closing))
     press.put(closing)
     return begun
-
-
-def _align(press: Press, closing: list[Line], following: _Entry, style: Style, chance: Random) -> None:
-    need = height(closing) + (height(_head(following, style, Random(0))) if following.place == "end" else 0)  # noqa: S311
-    if following.place == "page" and press.frame.column == 0 and not press.at_top:
-        press.next_frame()
-    if press.room < need + 3 * style.leading:
-        press.next_frame()
-        if following.place == "page" and press.frame.column == 0:
-            press.next_frame()
-    count = int((press.room - need - style.gap) / style.leading)
-    lines: list[Line] = []
-    while len(lines) < count:
-        more = wrapped(prose.paragraph(chance, 4), style)
-        more[0].gap = 0
-        lines += more
-    press.put(lines[:count])
 
 
 def _trademark(entry: _Entry, press: Press, issued: date, style: Style, chance: Random) -> list[Line]:

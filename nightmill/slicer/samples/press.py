@@ -5,12 +5,15 @@ All measures are points; `y` is a base line's distance from the upper edge of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from random import Random
 from typing import Literal
 
 from reportlab.pdfbase.pdfmetrics import stringWidth
+
+from nightmill.slicer.samples.prose import paragraph
 
 WIDTH, HEIGHT = 612.0, 792.0
 MARGIN, GUTTER = 40.0, 20.0
@@ -220,16 +223,23 @@ class Press:
                 self.next_frame()
             self._set(line)
 
-    def skip(self, room: float) -> None:
-        """Leave room, but none at a frame's top."""
-        if not self.at_top:
-            self._y += room
+    def align(self, need: float, style: Style, filler: Callable[[int], list[Line]], *, at_page_end: bool) -> None:
+        """Set so many lines that only so much room is left in a column, or in a page's last one.
 
-    def underline(self) -> None:
-        """Draw a rule under the last line, in the middle of the column."""
-        frame = self.frame
-        self.sheets[self.page].rules.append(Rule(frame.left + 60, self._y + 3, frame.left + COLUMN - 60, self._y + 3))
-        self._y += 4
+        Args:
+            need: The room.
+            style: The lines' style.
+            filler: Returns so many lines of one paragraph.
+            at_page_end: Go on to the last column of a page.
+        """
+
+        def fill(room: float) -> None:
+            self.put(filler(max(0, int((room - style.gap) / style.leading))))
+
+        while self.room < need + 3 * style.leading or (at_page_end and self.frame.column == 0):
+            fill(self.room)
+            self.next_frame()
+        fill(self.room - need)
 
     def _set(self, line: Line) -> None:
         frame, style = self.frame, line.style
@@ -266,3 +276,13 @@ def height(lines: Iterable[Line]) -> float:
 def bolder(style: Style) -> Style:
     """Return the same style in bold."""
     return replace(style, font={"Times-Roman": "Times-Bold", "Helvetica": "Helvetica-Bold"}[style.font])
+
+
+def filler(count: int, style: Style, chance: Random) -> list[Line]:
+    """Return exactly so many lines of one paragraph."""
+    lines: list[Line] = []
+    while len(lines) < count:
+        more = wrapped(paragraph(chance, 4), style)
+        more[0].gap = 0 if lines else style.gap
+        lines += more
+    return lines[:count]

@@ -27,7 +27,6 @@ class TruthPiece:
         on_shared_page: Whether its first page also holds the end of the piece before.
         headless: Whether its head is not printed, so that only the SUMARIO tells of it.
         listed: Whether the SUMARIO has it.
-        title: What it is about, as it says itself; may be empty.
         marks: File numbers that stand in its first and last paragraph, and nowhere else.
     """
 
@@ -39,7 +38,6 @@ class TruthPiece:
     on_shared_page: bool = False
     headless: bool = False
     listed: bool = True
-    title: str = ""
     marks: tuple[str, ...] = ()
 
 
@@ -128,7 +126,6 @@ class Begun:
     first_on_page: bool
     headless: bool = False
     listed: bool = True
-    title: str = ""
     marks: list[str] = field(default_factory=list)
 
 
@@ -145,7 +142,6 @@ def ended(begun: list[Begun], last_page: int) -> tuple[TruthPiece, ...]:
             on_shared_page=bool(place) and not piece.first_on_page,
             headless=piece.headless,
             listed=piece.listed,
-            title=piece.title,
             marks=tuple(piece.marks),
         )
         for place, (piece, end) in enumerate(zip(begun, ends, strict=True))
