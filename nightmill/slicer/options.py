@@ -52,7 +52,7 @@ class Recognition:
     mode: Literal["auto", "never", "always"] = "auto"
     languages: str = "spa"
     dpi: float = 200
-    timeout: float = 120
+    timeout: float = 90
     program: str = "tesseract"
 
 
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ocr-dpi", type=_whole(50, 600), default=200, metavar="N", help="dots an inch of the image (default: 200)"
     )
     reading.add_argument(
-        "--ocr-timeout", type=_whole(1, 3_600), default=120, metavar="SECONDS", help="for one page (default: 120)"
+        "--ocr-timeout", type=_whole(1, 3_600), default=90, metavar="SECONDS", help="for one page (default: 90)"
     )
 
     bounds = parser.add_argument_group("bounds")
