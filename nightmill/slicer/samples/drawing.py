@@ -28,8 +28,7 @@ def draw(sheets: list[Sheet], options: SampleOptions) -> bytes:
     canvas.setTitle("La Gaceta")
     for page, sheet in enumerate(sheets):
         turn = chance.choice((0, 90, 180, 270)) if options.rotated else 0
-        canvas.setPageSize((HEIGHT, WIDTH) if turn % 180 else (WIDTH, HEIGHT))
-        canvas.setPageRotation(turn)
+        canvas.setPageRotation(turn)  # which also turns the page's box
         canvas.saveState()
         canvas.transform(*TURNED[turn])
         if options.forms:
