@@ -127,7 +127,7 @@ def kind_of(document: Any, index: int) -> str:
         return "blank"
     try:
         text = page.get_textpage()
-        letters = sum(map(str.isalpha, text.get_text_range(0, MAX_TEXT)))
+        letters = sum(map(str.isalpha, _beginning_of(text)))
         text.close()
         if letters >= WATERMARK:
             return "digital"
@@ -143,6 +143,12 @@ def text_source(kinds: list[str]) -> str:
     """Return where the text of a document with such pages comes from; a blank one is `digital`."""
     found = set(kinds) - {"blank"}
     return "mixed" if len(found) > 1 else next(iter(found), "digital")
+
+
+def _beginning_of(text: Any) -> str:
+    # Asked for more characters than there are, pypdfium2 5.15 calls itself until Python's stack is full.
+    characters = min(text.count_chars(), MAX_TEXT)
+    return str(text.get_text_range(0, characters)) if characters > 0 else ""
 
 
 def _is_covered(page: Any, objects: list[Any]) -> bool:

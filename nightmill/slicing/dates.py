@@ -10,7 +10,7 @@ _MONTHS = (
     "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()  # noqa: SIM905 - a table reads better on one line
 )
 _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)} | {"setiembre": 9}
-_ISO = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ].{0,40})?")
+_ISO = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[t ].{0,40})?")
 _IN_WORDS = re.compile(r"(?:[a-z]+,? )?(\d{1,2})(?:o|ro)? de ([a-z]+),? del? (?:ano )?(\d{4})\.?")
 _IN_NUMBERS = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 _FIRST_YEAR, _LAST_YEAR = 1800, 2199

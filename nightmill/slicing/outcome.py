@@ -20,7 +20,7 @@ from nightmill.slicing.faults import (
 from nightmill.slicing.json_output import shown
 
 if TYPE_CHECKING:
-    from nightmill.slicing.programs import Bounds, ProgramRun
+    from nightmill.slicing.programs import Bounds, ProgramRun, Stopped
 
 NEAR = 0.8
 """Share of the bound of memory from which on a SIGKILL that is not ours is the system's, for want of memory."""
@@ -28,6 +28,12 @@ NEAR = 0.8
 _MAX_LINE = 500
 _LAST_LINES = 5  # a library may complain once more after the line that says why
 _NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "OutOfMemoryError")
+
+_FLOODS = {
+    "stdout": "it printed more than it may",
+    "stderr": "it wrote more to standard error than it may",
+    "disk": "it wrote more to its folder than it may",
+}
 
 
 def fault_of(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault | None:
@@ -49,24 +55,21 @@ def fault_of(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault | None:
     return None
 
 
-def _stopped(by: str, bounds: Bounds, what: str) -> SlicingFault:
+def _stopped(by: Stopped, bounds: Bounds, what: str) -> SlicingFault:
     if by == "wall":
         return WallClock(f"{what} was ended: it ran longer than {in_units(bounds.wall)}")
     if by == "cpu":
         return CpuClock(f"{what} was ended: it used more than {in_units(bounds.cpu)} of processor time")
     if by == "stall":
-        after = in_units(bounds.stall) if bounds.stall is not None else "its bound"
+        after = in_units(bounds.stall or bounds.wall)
         return StallClock(f"{what} was ended: it made no progress for {after}")
     if by == "memory":
-        return OutOfMemory(f"{what} was ended: its processes used more memory than they may")
-    floods = {
-        "stdout": "it printed more than it may",
-        "stderr": "it wrote more to standard error than it may",
-        "disk": "it wrote more to its folder than it may",
-    }
-    if by in floods:
-        return OutputFlood(f"{what} was ended: {floods[by]}")
-    return ProgramKilled(f"{what} was ended: its bound `{by}`")
+        return OutOfMemory(f"{what} was ended: its processes used more than {bounds.memory:,} bytes of memory")
+    if by == "processes":
+        return ProgramKilled(f"{what} was ended: it had more than {bounds.processes} processes at once")
+    if by == "supervisor":
+        return ProgramKilled(f"{what} was ended: somebody killed the process that watches over it")
+    return OutputFlood(f"{what} was ended: {_FLOODS[by]}")
 
 
 def _killed(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault:
@@ -87,7 +90,7 @@ def _failed(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault:
 
 def _out_of_memory(run: ProgramRun, bounds: Bounds, what: str) -> OutOfMemory:
     used = f"{run.peak_memory / 2**20:,.0f} MiB were in use"
-    return OutOfMemory(f"{what} ran out of memory: each of its processes may have {bounds.memory:,} bytes, {used}")
+    return OutOfMemory(f"{what} ran out of memory: it may have {bounds.memory:,} bytes, {used}")
 
 
 def _lacks_memory(run: ProgramRun) -> bool:
