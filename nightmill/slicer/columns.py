@@ -17,6 +17,9 @@ _SEARCHED = (0.38, 0.62)
 _CROSSING = 0.15
 """Of the lines: where more than this cross it, there is no gutter."""
 
+_MASTHEAD = 0.3
+"""Of the first page's height."""
+
 _OVERHANG = 12.0
 """Points that a line reaches beyond the gutter on both sides before it is one over both columns."""
 
@@ -101,7 +104,8 @@ def lay_out(sheets: Sequence[Sheet]) -> None:
     for sheet, gutter in zip(sheets, own, strict=True):
         if gutter is None:
             inherited = usual.get(_size(sheet.page)) or everywhere * sheet.page.width or None
-            if inherited is not None and _crossing(sheet.lines, inherited) <= _CROSSING * len(sheet.lines):
+            text = [line for line in sheet.lines if not _is_title(sheet, line)]
+            if inherited is not None and _crossing(text, inherited) <= _CROSSING * len(text):
                 gutter = inherited
         sheet.gutter = gutter
     edges = _usual_edges(sheets)
@@ -153,6 +157,11 @@ def _gutter(sheet: Sheet) -> float | None:
     before = sum(line.right <= gutter + 2 for line in near)
     after = sum(line.left >= gutter - 2 for line in near)
     return gutter if before >= _ENOUGH and after >= _ENOUGH and best[0] >= 4 else None
+
+
+def _is_title(sheet: Sheet, line: Line) -> bool:
+    """Whether a line belongs to the first page's masthead, which stands over both columns."""
+    return sheet.page.index == 0 and line.bottom < sheet.page.height * _MASTHEAD
 
 
 def _crossing(lines: Iterable[Line], gutter: float) -> int:

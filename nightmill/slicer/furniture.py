@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ REPEATED = 0.3
 
 _DIGITS = re.compile(r"\d+")
 _NOT_WORDS = re.compile(r"[\W_]+")
+_DRIFT = 14.0
+"""Points by which a running header may stand higher or lower than usual: scanned pages do."""
 _GRID = 6.0
 """Points: a stamp that comes back within them stands at the same place."""
 
@@ -37,7 +40,7 @@ def sorted_out(pages: Sequence[Page], profile: GazetteProfile) -> list[Sheet]:
         sheet = Sheet(page, body, [])
         for line in lines:
             is_furniture = (
-                _key(page, line) in repeated
+                _is_repeated(page, line, repeated)
                 or _place(line) in stamped
                 or (_zone(page, line) and _is_label_or_header(page, line, profile))
             )
@@ -63,17 +66,32 @@ def _zone(page: Page, line: Line) -> str:
     return "bottom" if line.top >= page.height * (1 - EDGE) else ""
 
 
-def _key(page: Page, line: Line) -> tuple[str, str]:
-    masked = _NOT_WORDS.sub(" ", _DIGITS.sub("0", fold(line.text))).strip()
-    return _zone(page, line), masked
+def _key(zone: str, line: Line) -> str:
+    """Return what copies of a line have in common: in headers all but the digits, in footers all."""
+    folded = fold(line.text)
+    return _NOT_WORDS.sub(" ", _DIGITS.sub("0", folded) if zone == "top" else folded).strip()
 
 
-def _repeated(pages: Sequence[Page], cleaned: Sequence[list[Line]]) -> set[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
+def _repeated(pages: Sequence[Page], cleaned: Sequence[list[Line]]) -> dict[tuple[str, str], float]:
+    """Return by zone and words the usual distance from the page's edge of what comes back on many pages."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
     for page, lines in zip(pages, cleaned, strict=True):
-        counts.update({key for line in lines if (key := _key(page, line))[0]})
+        for line in lines:
+            if zone := _zone(page, line):
+                place = line.top if zone == "top" else page.height - line.bottom
+                found.setdefault((zone, _key(zone, line)), {})[page.index] = place
     least = max(2, REPEATED * len(pages))
-    return {key for key, count in counts.items() if count >= least and len(key[1]) > 1}
+    return {
+        key: statistics.median(places.values())
+        for key, places in found.items()
+        if len(places) >= least and len(key[1]) > 1
+    }
+
+
+def _is_repeated(page: Page, line: Line, repeated: dict[tuple[str, str], float]) -> bool:
+    zone = _zone(page, line)
+    usual = repeated.get((zone, _key(zone, line))) if zone else None
+    return usual is not None and abs((line.top if zone == "top" else page.height - line.bottom) - usual) <= _DRIFT
 
 
 def _place(line: Line) -> tuple[str, int, int]:

@@ -22,7 +22,16 @@ ISSUER_ROWS = 5
 BETWEEN = 3
 """Rows between an institution and its act's head at most."""
 
+SAME_SIZE = 0.4
+"""Points between two lines of one type; recognized lines of one type differ by that much, too."""
+
 _LARGER = 1.0
+WITH_BOLD = 0.2
+"""Of the pages: where fewer have bold text, the type does not tell it, and bold are only a scan's stamps."""
+
+MOSTLY = 0.6
+"""Of the text: where more is bold, bold tells nothing."""
+
 _OPEN_END = re.compile(r"(?:\b(?:de|del|al?|el|la|los|las|y|e|en|con|por|mediante|para|segun|sobre|que|su)|[,-])$")
 _REGISTERED = re.compile(r"reg[.,]?\s*(?:no?\.?\s*)?\d")
 _NOT_ISSUER = re.compile(r"[:;=]|\d{2}|\.\s*$")
@@ -89,9 +98,11 @@ class Head:
 
 def type_of(rows: Sequence[Row], bodies: Sequence[float]) -> Type:
     """Return what the document's type tells."""
-    total = sum(len(row.text) for row in rows)
-    bold = sum(len(row.text) for row in rows if row.bold)
-    return Type(bodies, 0 < bold <= 0.6 * total)
+    near = [row for row in rows if row.size <= bodies[row.page] + 3]
+    bold = [row for row in near if row.bold]
+    share = sum(len(row.text) for row in bold) / max(sum(len(row.text) for row in near), 1)
+    pages = {row.page for row in near}
+    return Type(bodies, len({row.page for row in bold}) > WITH_BOLD * len(pages) and share <= MOSTLY)
 
 
 def find_heads(rows: Sequence[Row], kind: Type, profile: GazetteProfile, left_out: Collection[int]) -> list[Head]:
@@ -159,7 +170,7 @@ def _goes_on(rows: Sequence[Row], place: int) -> bool:
 
 
 def _same_type(one: Row, other: Row) -> bool:
-    return abs(one.size - other.size) <= 0.6 and one.bold == other.bold
+    return abs(one.size - other.size) <= SAME_SIZE and one.bold == other.bold
 
 
 def _is_next(one: Row, other: Row, gap: float = 1.0) -> bool:
@@ -220,7 +231,7 @@ def _issuer_at(
         and last - place < ISSUER_ROWS - 1
         and _same_type(row, rows[last + 1])
         and rows[last + 1].is_centred
-        and _is_next(rows[last], rows[last + 1], 0.9)
+        and _is_next(rows[last], rows[last + 1], 0.6)
         and not _NOT_ISSUER.search(fold(rows[last + 1].text))
         and not _REGISTERED.match(fold(rows[last + 1].text))
     ):

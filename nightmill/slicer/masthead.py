@@ -70,7 +70,9 @@ def _texts(sheets: Sequence[Sheet]) -> Iterator[str]:
     """Give the folded text of the first page's upper part, and of every other page's upper edge."""
     for sheet in sheets:
         height = sheet.page.height * (FRONT if sheet.page.index == 0 else EDGE)
-        above = [line for line in (*sheet.furniture, *sheet.lines) if line.bottom <= height]
+        above = [line for line in sheet.furniture if line.bottom <= height]
+        if sheet.page.index == 0 or not above:
+            above += [line for line in sheet.lines if line.bottom <= height]
         above.sort(key=lambda line: (round(line.top / 12), line.left) if sheet.page.index == 0 else (0, line.left))
         if above:
             yield fold(" ".join(line.text for line in above))

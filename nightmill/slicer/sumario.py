@@ -17,7 +17,7 @@ APART = 10
 """Rows between two of its references at most: it ends where there are more without one."""
 
 _TITLE = re.compile(r"s\s?u\s?m\s?a\s?r\s?i\s?o\W*(?:pag\W*)?")
-_HEADING = re.compile(r"seccion [ab]|decretos y acuerdos|acuerdos y leyes|otros|contenido|pag(?:ina)?s?|\W*")
+_HEADING = re.compile(r"seccion [ab]|decretos y acuerdos|acuerdos y leyes|otros|contenido|pag(?:ina)?s?\W*|\W*")
 _END = re.compile(r"desprendible")
 _LEADER = re.compile(r"[\s.…_·]+$")
 _INSET = 12.0
