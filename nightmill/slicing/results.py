@@ -173,18 +173,20 @@ def _in_order(drafts: Sequence[Draft]) -> list[Entry]:
         placed.append((before, draft))
     placed.sort(key=lambda one: one[0])  # stable: the order of the list decides
     entries = []
-    before = -1
+    before, due = -1, 0
     for number, (_, draft) in enumerate(placed):
         entry = replace(draft.entry, position=number)
         if draft.position is None:
-            due = "where a number from 0 on is due"
-            entry = entry.flagged(EntryProblem.POSITION_INVALID, f"`position` is {draft.said}, {due}")
-        elif draft.position == before:
-            entry = entry.flagged(EntryProblem.POSITION_INVALID, f"position {before} is taken")
-        elif draft.position > before + 1:
-            said = f"position {draft.position} follows {before}" if before >= 0 else f"the first is {draft.position}"
+            said = f"`position` is {draft.said}, where a number from 0 on is due"
             entry = entry.flagged(EntryProblem.POSITION_INVALID, said)
-        before = before if draft.position is None else draft.position
+            due += 1  # it may be the one that is missing
+        else:
+            if draft.position == before:
+                entry = entry.flagged(EntryProblem.POSITION_INVALID, f"position {before} is taken")
+            elif draft.position > due:
+                said = f"position {draft.position} where {due} is due"
+                entry = entry.flagged(EntryProblem.POSITION_INVALID, said)
+            before, due = draft.position, draft.position + 1
         entries.append(entry)
     return entries
 
