@@ -76,7 +76,7 @@ class SlicingRepository(SlicingReads):
         """Begin a run, which ends the right of any earlier one to write; return the document.
 
         The document is queued, without what an earlier run said of its failure; what that one found stays until this
-        one has found something. A run that has begun before changes nothing.
+        one has found something. A run that has begun before changes nothing, unless it was reset after its end.
 
         Args:
             ref: The run.
@@ -96,8 +96,9 @@ class SlicingRepository(SlicingReads):
         with self.database.transaction() as session:
             row = self._made(session, ref.sha256, ref.profile, asked_at)
             if row.run_id == ref.run_id:
-                return row
-            if row.run_id is not None and timedelta(0) < row.queued_at - asked_at < _CLOCK_PUT_BACK:
+                if row.ended_at is None or scheduled_at is None or scheduled_at <= row.ended_at:
+                    return row
+            elif row.run_id is not None and timedelta(0) < row.queued_at - asked_at < _CLOCK_PUT_BACK:
                 raise SlicingSuperseded(f"{shown_name(row)}: a later run has begun")
             row.name, row.source, row.size = name or row.name, _shown(source), size
             row.notify = row.notify if notify is None else list(notify)

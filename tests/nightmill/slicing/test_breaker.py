@@ -292,6 +292,14 @@ def test_what_is_held_open_by_hand_is_closed_by_hand_alone(opened: Gazette) -> N
     assert reasons[:2] == ["it is in place", "new slicer"]
 
 
+def test_faults_from_before_it_was_closed_by_hand_count_no_more(gazette: Gazette) -> None:
+    gazette.faults(*"abcd")
+    gazette.hold()
+    gazette.close()
+    assert not any(gazette.faults(*"efgh"))
+    assert gazette.fault("i").tripped
+
+
 def test_what_is_closed_already_lets_work_go_on_without_a_second_transition(gazette: Gazette) -> None:
     assert gazette.close() == CanaryVerdict(state=BreakerState.CLOSED, released=True)
     assert (gazette.past, gazette.rows.all()) == ([], [])

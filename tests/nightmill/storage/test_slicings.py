@@ -111,6 +111,20 @@ def test_a_run_opens_once(slicings: SlicingRepository) -> None:
     assert (row.status, row.queued_at, row.started_at) == (SlicingStatus.SLICING, NOON, at(1))
 
 
+def test_a_run_that_is_reset_after_its_end_begins_again_and_one_that_hung_does_not(slicings: SlicingRepository) -> None:
+    def begin(asked: float) -> SlicingRow:
+        return slicings.open(
+            ref(), name="g", source="g", size=1, notify=None, metadata=None, now=at(9), scheduled_at=at(asked)
+        )
+
+    begin(0)
+    slicings.finish(a_failure(ref()), [], now=at(2))
+    assert begin(0).status is SlicingStatus.FAILED
+    row = begin(5)
+    assert (row.status, row.error, row.queued_at, row.ended_at) == (SlicingStatus.QUEUED, None, at(5), None)
+    assert slicings.started(ref(), attempt=1, now=at(6)) == at(6)
+
+
 def test_the_first_start_of_a_run_is_kept(slicings: SlicingRepository) -> None:
     opened(slicings, ref())
     assert slicings.started(ref(), attempt=1, now=at(1)) == at(1)
@@ -251,8 +265,9 @@ def test_a_worker_killed_in_the_transaction_leaves_everything_as_it_was(
 
 
 def test_parked_documents_go_on_in_the_order_in_which_they_came(slicings: SlicingRepository) -> None:
+    for digit in "abc":
+        opened(slicings, ref(digit=digit))
     for minute, digit in enumerate("cab"):
-        opened(slicings, ref(digit=digit), minute)
         slicings.park(ref(digit=digit), now=at(minute))
     opened(slicings, ref(digit="d"), 0)
     opened(slicings, ref(digit="e", profile="other"), 0)
@@ -304,9 +319,11 @@ def test_lists_go_page_by_page_from_what_was_asked_for_last(slicings: SlicingRep
         return "".join(row.sha256[0] for row in rows)
 
     assert digits(slicings.page()) == "aedcb"
-    first = slicings.page(limit=2)
-    second = slicings.page(limit=2, before=first[-1])
-    assert digits(first) + digits(second) + digits(slicings.page(limit=2, before=second[-1])) == "aedcb"
+    for limit in (1, 2, 3):
+        seen: list[SlicingRow] = []
+        while some := slicings.page(limit=limit, before=seen[-1] if seen else None):
+            seen += some
+        assert digits(seen) == "aedcb"
     assert digits(slicings.page(status=[SlicingStatus.WAITING])) == "b"
     assert slicings.page(profile="other") == slicings.page(needs_attention=True) == []
     slicings.attention(ref(digit="d"), "no mail server")
