@@ -1,15 +1,17 @@
-"""The composition root: settings -> dependencies -> worker. Started by `python -m worker` or `nightmill worker`."""
+"""The composition root: settings -> dependencies -> workers. Started by `python -m worker` or `nightmill worker`."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,22 +29,27 @@ from activities.crawls import CrawlActivities
 from activities.documents import DocumentActivities
 from activities.handlers import handler_workflow_finished
 from activities.heartbeats import HeartbeatInterceptor
+from activities.slicer_health import HealthActivities
+from activities.slicing import SlicingActivities
+from activities.slicing_programs import ProgramActivities
 from activities.sweeps import SweepActivities
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
-from nightmill.client.schedules import apply_schedule, sync_sweep
-from nightmill.errors import NightmillError
-from nightmill.settings import Settings, load_settings
+from nightmill.client.schedules import apply_schedule, slicer_canary, sync_sweep
+from nightmill.errors import NightmillError, NotConfigured
+from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
 from nightmill.telemetry import set_up_logging
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
+from workflows.document_slicing import DocumentSlicing
 from workflows.document_sync import DocumentSync
 from workflows.document_sync_sweep import DocumentSyncSweep
 from workflows.provider_batch import ProviderBatch
 from workflows.site_crawl import SiteCrawl
+from workflows.slicer_health import SlicerHealth
 from workflows.story import SEARCH_ATTRIBUTES
 
 logger = logging.getLogger("nightmill.worker")
@@ -52,10 +59,52 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
 WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync, DocumentSyncSweep, SiteCrawl]
+SLICING_WORKFLOWS = [DocumentSlicing, SlicerHealth]
+
+SLICING_ACTIVITIES_AT_ONCE = 10
+"""Short steps of slicings at once; programs have slots of their own."""
 
 
-def build_worker(client: Client, assembly: Assembly) -> Worker:
-    """Return a worker for Nightmill's workflows and activities; the caller runs it."""
+def queues_of(settings: Settings) -> frozenset[str]:
+    """Return the task queues that this worker serves: those that it was given, or both.
+
+    Raises:
+        NotConfigured: One of them is not Nightmill's.
+    """
+    known = {settings.worker.task_queue, settings.slicing.task_queue}
+    asked = known if settings.worker.queues is None else set(settings.worker.queues)
+    if not asked or asked - known:
+        wrong = ", ".join(sorted(asked - known)) or "none"
+        raise NotConfigured(f"NIGHTMILL_WORKER__QUEUES: {wrong}; known are {', '.join(sorted(known))}")
+    return frozenset(asked)
+
+
+def build_workers(client: Client, assembly: Assembly) -> list[Worker]:
+    """Return workers for the task queues that the settings name; the caller runs them.
+
+    Raises:
+        NotConfigured: A task queue is not known, or programs cannot be isolated as the settings ask for.
+    """
+    settings = assembly.settings
+    queues = queues_of(settings)
+    found = []
+    if settings.worker.task_queue in queues:
+        found.append(_general_worker(client, assembly))
+    if settings.slicing.task_queue in queues:
+        found += [_slicing_worker(client, assembly), _programs_worker(client, assembly)]
+    return found
+
+
+@asynccontextmanager
+async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Run workers within the block; at its end they stop, what they do then gets its grace."""
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        yield
+
+
+def _general_worker(client: Client, assembly: Assembly) -> Worker:
     limits = assembly.settings.worker
     return Worker(
         client,
@@ -64,15 +113,84 @@ def build_worker(client: Client, assembly: Assembly) -> Worker:
         activities=[*_batch_activities(assembly), *_document_activities(assembly), handler_workflow_finished],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
-        # Off by default: it is a fifth of a worker's CPU. The tests run with it on (ADR 6).
-        workflow_runner=SandboxedWorkflowRunner() if limits.workflow_sandbox else UnsandboxedWorkflowRunner(),
-        max_cached_workflows=limits.max_cached_workflows,
-        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
         max_heartbeat_throttle_interval=timedelta(seconds=2),
-        graceful_shutdown_timeout=limits.shutdown_grace,
-        interceptors=[HeartbeatInterceptor(), AdmissionInterceptor()],
-        deployment_config=_deployment(),
+        **_for_workflows(limits),
+        **_for_all(limits),
     )
+
+
+def _slicing_worker(client: Client, assembly: Assembly) -> Worker:
+    limits = assembly.settings.worker
+    parts = assembly.slicing
+    slicing = SlicingActivities(parts.jobs, parts.slicings, parts.breaker, parts.notices)
+    health = _health_activities(assembly)
+    return Worker(
+        client,
+        task_queue=assembly.settings.slicing.task_queue,
+        workflows=SLICING_WORKFLOWS,
+        activities=[
+            slicing.open_slicing,
+            slicing.ask_breaker,
+            slicing.record_fault,
+            slicing.finish_slicing,
+            slicing.notify_owner,
+            slicing.set_slicing_attention,
+            slicing.delete_files,
+            health.begin_canary,
+            health.judge_canary,
+            health.tell_operators,
+            health.release_parked,
+        ],
+        activity_executor=ThreadPoolExecutor(SLICING_ACTIVITIES_AT_ONCE, thread_name_prefix="slicing"),
+        max_concurrent_activities=SLICING_ACTIVITIES_AT_ONCE,
+        max_heartbeat_throttle_interval=timedelta(seconds=2),
+        **_for_workflows(limits),
+        **_for_all(limits),
+    )
+
+
+def _programs_worker(client: Client, assembly: Assembly) -> Worker:
+    """Return a worker of the slots for programs; its throttle is how soon a program hears of a cancel."""
+    slicing = assembly.settings.slicing
+    programs = ProgramActivities(assembly.slicing.steps)
+    health = _health_activities(assembly)
+    return Worker(
+        client,
+        task_queue=ids.programs_queue(slicing.task_queue),
+        activities=[
+            programs.inspect_pdf,
+            programs.read_pages,
+            programs.slice_pdf,
+            programs.find_metadata,
+            health.slice_canary,
+        ],
+        max_concurrent_activities=slicing.concurrency,
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        default_heartbeat_throttle_interval=timedelta(seconds=1),
+        **_for_all(assembly.settings.worker),
+    )
+
+
+def _health_activities(assembly: Assembly) -> HealthActivities:
+    parts = assembly.slicing
+    return HealthActivities(parts.canaries, parts.breaker, parts.operator_notices, parts.slicings)
+
+
+def _for_workflows(limits: WorkerSettings) -> dict[str, Any]:
+    return {
+        # Off by default: it is a fifth of a worker's CPU. The tests run with it on (ADR 6).
+        "workflow_runner": SandboxedWorkflowRunner() if limits.workflow_sandbox else UnsandboxedWorkflowRunner(),
+        "max_cached_workflows": limits.max_cached_workflows,
+        "sticky_queue_schedule_to_start_timeout": STICKY_TIMEOUT,
+    }
+
+
+def _for_all(limits: WorkerSettings) -> dict[str, Any]:
+    return {
+        "graceful_shutdown_timeout": limits.shutdown_grace,
+        "interceptors": [HeartbeatInterceptor(), AdmissionInterceptor()],
+        "deployment_config": _deployment(),
+    }
 
 
 def _batch_activities(assembly: Assembly) -> list[Callable[..., Any]]:
@@ -155,16 +273,24 @@ async def run(settings: Settings) -> None:
         schema.check(assembly.database)
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        if settings.documents.sweep:
-            await apply_schedule(client, ids.SYNC_SWEEP_SCHEDULE, sync_sweep(settings))
-        worker = build_worker(client, assembly)
+        workers = await asyncio.to_thread(build_workers, client, assembly)
+        await _make_schedules(client, settings)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with worker:
-            logger.info("worker ready", extra={"task_queue": settings.worker.task_queue, "namespace": client.namespace})
+        async with running(workers):
+            queues = ",".join(worker.task_queue for worker in workers)
+            logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
             await stop.wait()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
+
+
+async def _make_schedules(client: Client, settings: Settings) -> None:
+    queues = queues_of(settings)
+    if settings.documents.sweep and settings.worker.task_queue in queues:
+        await apply_schedule(client, ids.SYNC_SWEEP_SCHEDULE, sync_sweep(settings))
+    if settings.slicing.canary and settings.slicing.task_queue in queues:
+        await apply_schedule(client, ids.CANARY_SCHEDULE, slicer_canary(settings))
 
 
 def _keep_messages_constant() -> None:
@@ -173,8 +299,13 @@ def _keep_messages_constant() -> None:
     workflow.logger.workflow_info_on_message = False
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the worker and exit: 0 after a signal, or what `exit_code_of` says of a set-up that cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Run Nightmill's workflows and activities.")
+    parser.add_argument("--queues", help="task queues to serve, separated by commas: nightmill,nightmill-slicing")
+    queues = parser.parse_args(arguments).queues
+    if queues is not None:
+        os.environ["NIGHTMILL_WORKER__QUEUES"] = queues
     code = 0
     try:
         settings = load_settings()

@@ -9,6 +9,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from nightmill.errors import NightmillError, PermanentError
 
+WORKER_SHUTDOWN = "WorkerShutdown"
+"""Type of the failure of an activity that a worker hands back because it shuts down."""
+
 LONGEST_MESSAGE = 1_000
 """A failure is a payload: what a provider wrote stays out of histories beyond this many characters."""
 

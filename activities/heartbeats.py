@@ -33,7 +33,11 @@ def tell(details: dict[str, Any]) -> None:
 
 
 class HeartbeatInterceptor(Interceptor):
-    """Beats for every activity that has a heartbeat timeout, four times as often as needed."""
+    """Beats for every activity that has a heartbeat timeout, four times as often as needed.
+
+    Asynchronous ones hear of a cancel by their heartbeats and run programs that are to end within seconds, so they beat
+    every second at least.
+    """
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
         """See `temporalio.worker.Interceptor.intercept_activity`."""
@@ -48,7 +52,8 @@ class _Beating(ActivityInboundInterceptor):
         pulse = Pulse()
         token = _PULSE.set(pulse)
         on_loop = inspect.iscoroutinefunction(input.fn)
-        beats = asyncio.create_task(_beat(pulse, timeout.total_seconds() / 4, on_loop=on_loop))
+        every = timeout.total_seconds() / 4
+        beats = asyncio.create_task(_beat(pulse, min(every, 1.0) if on_loop else every, on_loop=on_loop))
         try:
             return await self.next.execute_activity(input)
         finally:

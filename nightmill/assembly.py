@@ -46,6 +46,7 @@ from nightmill.web.outgoing import Outgoing
 if TYPE_CHECKING:
     from nightmill.providers.base import BatchProvider
     from nightmill.settings import Settings
+    from nightmill.slicing.parts import SlicingParts
 
 _NO_KEY = SecretStr("not-a-key")  # rendering and limits need no key, and clients often have none
 
@@ -221,6 +222,13 @@ class Assembly:
     def alerts(self) -> Alerts:
         """Tells operators of documents."""
         return Alerts(self.syncs, self.notifier)
+
+    @cached_property
+    def slicing(self) -> SlicingParts:
+        """What slicing is made of."""
+        from nightmill.slicing.parts import SlicingParts
+
+        return SlicingParts(self.settings, self.database, self.files, self.outgoing, self.notifier)
 
     @cached_property
     def outgoing(self) -> Outgoing:

@@ -29,7 +29,8 @@ from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchSummary
 from nightmill.sandbox import Profile, Sandbox
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
-from worker import build_worker
+from worker import build_workers
+from worker import running as running_workers
 from workflows.story import SEARCH_ATTRIBUTES
 
 AT_ONCE = 6
@@ -58,7 +59,7 @@ async def running(stack: Stack, *, address: str | None = None) -> AsyncIterator[
         converter = data_converter(settings.encryption_key)
         client = await Client.connect(address or stack.server.address, data_converter=converter)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        async with build_worker(client, assembly):
+        async with running_workers(build_workers(client, assembly)):
             yield Nightmill(client, assembly)
 
 

@@ -11,7 +11,8 @@ from temporalio.testing import WorkflowEnvironment
 from nightmill.client.converter import DATA_CONVERTER
 from nightmill.client.nightmill import Nightmill
 from tests.stack import Stack, beside_python
-from worker import build_worker
+from worker import build_workers
+from worker import running as running_workers
 from workflows.story import SEARCH_ATTRIBUTES
 
 
@@ -29,5 +30,5 @@ async def running(stack: Stack) -> AsyncIterator[tuple[WorkflowEnvironment, Nigh
             )
         )
         with stack.assembly() as assembly:
-            async with build_worker(environment.client, assembly):
+            async with running_workers(build_workers(environment.client, assembly)):
                 yield environment, Nightmill(environment.client, assembly)

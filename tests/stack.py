@@ -201,6 +201,10 @@ class Stack:
             # Off by default; here whatever is not deterministic is refused.
             "NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "true",
             "NIGHTMILL_WORKER__TASK_QUEUE": self.task_queue,
+            "NIGHTMILL_WORKER__QUEUES": self.task_queue,
+            "NIGHTMILL_SLICING__TASK_QUEUE": f"{self.task_queue}-slicing",
+            "NIGHTMILL_SLICING__ISOLATION": "process",
+            "NIGHTMILL_SLICING__CANARY": "false",
             "TEMPORAL_ADDRESS": self.server.address,
         }
         for name, url in self.sandbox.base_urls.items():

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutType
+from temporalio.exceptions import TimeoutError as TemporalTimeout
+
+with workflow.unsafe.imports_passed_through():
+    from activities.boundary import WORKER_SHUTDOWN
+    from nightmill.contracts import Fault, SlicingErrorCode
 
 
 def is_permanent(error: ActivityError) -> bool:
@@ -26,3 +32,36 @@ def pause_asked_for(error: ActivityError) -> timedelta:
     """Return how long the provider wants to be left alone, where that was too long for the activity to wait."""
     asked = error.cause.next_retry_delay if isinstance(error.cause, ApplicationError) else None
     return asked or timedelta(0)
+
+
+def is_canceled(error: ActivityError) -> bool:
+    """Whether the activity ended because we canceled it."""
+    return isinstance(error.cause, CancelledError)
+
+
+def is_timeout(error: ActivityError) -> bool:
+    """Whether the activity took too long, or its worker was lost."""
+    return isinstance(error.cause, TemporalTimeout)
+
+
+def is_worker_shutdown(error: ActivityError) -> bool:
+    """Whether a worker that shuts down has handed the activity back."""
+    return isinstance(error.cause, ApplicationError) and error.cause.type == WORKER_SHUTDOWN
+
+
+def timeout_fault(error: ActivityError) -> Fault:
+    """Return the fault of a program whose activity ran into a timeout.
+
+    That a worker was lost is no fault of the slicer's: a machine that is switched off would open the breaker.
+    """
+    lost = isinstance(error.cause, TemporalTimeout) and error.cause.type == TimeoutType.HEARTBEAT
+    what = "its worker was lost while it ran" if lost else "it took longer than its activity may"
+    return Fault(code=SlicingErrorCode.TIMED_OUT, message=f"timed out: {what}", retried=True, counts=not lost)
+
+
+def last_fault(error: ActivityError) -> Fault:
+    """Return the fault of a program that cannot be run for something else than itself: storage, database, or a bug."""
+    kind = error.cause.type if isinstance(error.cause, ApplicationError) else None
+    away = kind in {"StorageUnavailable", "StorageFull", "FileMissing"}
+    code = SlicingErrorCode.STORAGE_FAILED if away else SlicingErrorCode.INTERNAL
+    return Fault(code=code, message=reason_of(error))

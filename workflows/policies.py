@@ -7,9 +7,13 @@ after the whole start-to-close timeout. Halving it makes a busy machine lose att
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from temporalio.common import RetryPolicy
-from temporalio.workflow import ActivityConfig
+from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+if TYPE_CHECKING:
+    from nightmill.contracts import CanaryTurn, SlicingTerms
 
 HEARTBEAT = timedelta(seconds=8)
 
@@ -99,6 +103,60 @@ CRAWLING = ActivityConfig(
 )
 """Look at some pages of a site; what was seen before an attempt died is not looked at again."""
 
+SOURCE_FETCH = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=5)
+    ),
+)
+"""Bring a PDF of up to a gigabyte into the file storage: tried until both ends are there."""
+
+NOTICE = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=2),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=5),
+        maximum_attempts=12,
+    ),
+)  # fmt: skip
+"""Tell a person: 5, 10, 20, … s and then every 5 min, for half an hour; after that it needs an operator."""
+
+OPERATOR_NOTICE = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=10),
+        maximum_attempts=3,
+    ),
+)  # fmt: skip
+"""Tell operators: three tries in seconds, for a slicer waits to be tried; the next check tells what stays untold."""
+
+FILE_CLEAN_UP = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=5),
+        maximum_attempts=8,
+    ),
+)  # fmt: skip
+"""Delete what nobody needs: worth some minutes of tries, never a failed slicing."""
+
+INSPECTION = timedelta(minutes=2)
+"""For a look at a PDF, fetching it included."""
+
+AFTER_PROGRAM_FAULT = timedelta(seconds=5)
+"""Pause before a program is started once more."""
+
+AFTER_SHUTDOWN = timedelta(seconds=1)
+"""Pause before another worker takes what one that shuts down has handed back."""
+
+AFTER_OUTAGE = tuple(timedelta(seconds=s) for s in (5, 10, 20, 40, 80, 160, 300, 300))
+"""Pauses before a program is started again whose file storage or database was away: a quarter of an hour in all."""
+
+BREAKER_LOOKS = timedelta(minutes=5)
+"""How often parked work looks at the breaker by itself; it is told when that closes."""
+
 HOST_ACTIVITY = ActivityConfig(
     schedule_to_start_timeout=timedelta(minutes=15),
     start_to_close_timeout=timedelta(hours=1),
@@ -132,6 +190,22 @@ CANCEL_PATIENCE = timedelta(minutes=11)
 
 HARVEST_PATIENCE = timedelta(days=7)
 """How long after the deadline results are still asked for. Providers keep them 29 days, Gemini its files 48 h."""
+
+
+def program(terms: SlicingTerms | CanaryTurn, timeout: timedelta, title: str) -> ActivityConfig:
+    """Return the policy of one attempt of a program: in the workers' slots for programs, never tried by Temporal again.
+
+    What a program's failure asks for depends on what failed, so the workflow starts it again. A cancel is waited for:
+    the program has ended when the activity has.
+    """
+    return ActivityConfig(
+        task_queue=terms.programs_queue,
+        start_to_close_timeout=timeout,
+        heartbeat_timeout=terms.heartbeat_timeout,
+        retry_policy=RetryPolicy(maximum_attempts=1),
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=title,
+    )
 
 
 def titled(config: ActivityConfig, title: str) -> ActivityConfig:

@@ -16,8 +16,11 @@ with workflow.unsafe.imports_passed_through():
         Counts,
         CrawlProgress,
         Progress,
+        SlicingProgress,
+        SlicingSummary,
         SweepSummary,
         SyncOutcome,
+        duration_text,
     )
 
 if TYPE_CHECKING:
@@ -139,6 +142,33 @@ def show_crawl(progress: CrawlProgress) -> None:
     ]
     if progress.limit_hit:
         rows.append(("ended by its bound of", progress.limit_hit))
+    _write(rows)
+
+
+def show_slicing_progress(progress: SlicingProgress) -> None:
+    """Write how a slicing stands, as Markdown."""
+    rows = [("status", progress.status.value), ("phase", progress.phase)]
+    if progress.of:
+        rows.append(("pages", f"{min(progress.page, progress.of):,} of {progress.of:,}"))
+    if progress.started_at is not None:
+        rows.append(("slicer started", f"{progress.started_at:%Y-%m-%d %H:%M:%S} UTC, attempt {progress.attempt}"))
+    if progress.estimate is not None:
+        rows.append(("estimate", duration_text(progress.estimate)))
+    if progress.message:
+        rows.append(("message", progress.message))
+    _write(rows)
+
+
+def show_slicing(summary: SlicingSummary) -> None:
+    """Write what came of a slicing, as Markdown."""
+    rows = [("status", summary.status.value), ("document", summary.name or summary.sha256)]
+    if summary.number or summary.issued_on:
+        rows.append(("gazette", " of ".join(str(part) for part in (summary.number, summary.issued_on) if part)))
+    rows.append(("slices", f"{summary.slices:,}, {summary.flagged:,} of them with a problem"))
+    if summary.page_count is not None:
+        rows.append(("pages", f"{summary.page_count:,}"))
+    if summary.message:
+        rows.append(("message", summary.message))
     _write(rows)
 
 

@@ -32,6 +32,7 @@ from nightmill.storage.retries import failed_requests
 
 if TYPE_CHECKING:
     from nightmill.client.documents import Documents
+    from nightmill.client.slicings import Slicings
     from nightmill.storage.models import BatchRow
     from nightmill.storage.results import Result
 
@@ -80,6 +81,13 @@ class Nightmill:
         from nightmill.client.documents import Documents
 
         return Documents(self.temporal, self.assembly)
+
+    @property
+    def slicings(self) -> Slicings:
+        """PDFs that are cut into their single documents: slice, watch and read them."""
+        from nightmill.client.slicings import Slicings
+
+        return Slicings(self.temporal, self.assembly)
 
     async def submit(
         self,

@@ -20,7 +20,7 @@ from temporalio.client import (
 from temporalio.service import RPCError
 
 from nightmill import ids
-from nightmill.contracts import SweepInput
+from nightmill.contracts import HealthInput, SweepInput
 from nightmill.errors import NotConfigured
 
 if TYPE_CHECKING:
@@ -44,6 +44,22 @@ def sync_sweep(settings: Settings) -> Schedule:
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)], jitter=min(every / 10, timedelta(minutes=1))),
         # A window of one interval: after an outage of days, one sweep, not hundreds.
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=every, pause_on_failure=False),
+    )
+
+
+def slicer_canary(settings: Settings) -> Schedule:
+    """Return the schedule of the health check of the built-in slicer; one that overlaps is skipped."""
+    every = settings.slicing.canary_interval
+    return Schedule(
+        action=ScheduleActionStartWorkflow(
+            "SlicerHealth",
+            HealthInput().model_dump(exclude_none=True),
+            id=ids.CANARY_SCHEDULE,
+            task_queue=settings.slicing.task_queue,
+            static_summary="slice the canary",
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)], jitter=min(every / 10, timedelta(minutes=1))),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=every, pause_on_failure=False),
     )
 
@@ -72,5 +88,5 @@ async def apply_schedule(client: Client, schedule_id: str, schedule: Schedule) -
     except RPCError as error:
         raise NotConfigured(
             f"schedule {schedule_id} could not be made ({error.message}): let the worker, or set "
-            "NIGHTMILL_DOCUMENTS__SWEEP=false and make it yourself"
+            "NIGHTMILL_DOCUMENTS__SWEEP=false or NIGHTMILL_SLICING__CANARY=false and make it yourself"
         ) from error

@@ -57,6 +57,8 @@ class SlicingTerms(Outcome):
         metadata_timeout: For one attempt of the metadata program; None where the profile has none.
         heartbeat_timeout: After this much silence a worker is given up for lost.
         programs_queue: The task queue of the workers' slots for programs.
+        earlier_run: The run whose slices the document has so far.
+        fault: Why the source cannot be read.
     """
 
     job_timeout: Duration
@@ -64,6 +66,8 @@ class SlicingTerms(Outcome):
     metadata_timeout: Duration | None = None
     heartbeat_timeout: Duration
     programs_queue: str
+    earlier_run: str | None = None
+    fault: Fault | None = None
 
 
 class Fault(Outcome):
@@ -98,6 +102,7 @@ class Inspection(Outcome):
         text_source: Where its text comes from, by a look at some of its pages.
         estimate: What slicing it is expected to take.
         chunks: Page ranges that are read by activities of their own before it is cut; none: one run does it all.
+        reasons: Why a person has to look at it, though it can be sliced.
         fault: Why it cannot be sliced; the rest is not known then.
     """
 
@@ -106,6 +111,7 @@ class Inspection(Outcome):
     text_source: TextSource = "digital"
     estimate: SlicingEstimate | None = None
     chunks: tuple[PageRange, ...] = ()
+    reasons: tuple[str, ...] = ()
     fault: Fault | None = None
 
 
@@ -119,7 +125,6 @@ class ProgramInput(Contract):
         chunks: For `slice_pdf`: the page ranges that were read before.
         page_count: Pages of the document, as `inspect_pdf` found.
         text_source: As `inspect_pdf` found.
-        time_left: What is left of the job's time; None before the first start.
     """
 
     ref: SlicingRef
@@ -128,7 +133,6 @@ class ProgramInput(Contract):
     chunks: tuple[PageRange, ...] = ()
     page_count: int = 0
     text_source: TextSource = "digital"
-    time_left: Duration | None = None
 
 
 class ProgramOutcome(Outcome):
@@ -191,14 +195,10 @@ class FinishedSlicing(Outcome):
     Attributes:
         summary: How it ended.
         notices: How many people are to be told.
-        superseded: Whether another run works on the document by now; nothing was written then, and nobody is told.
-        obsolete_runs: Runs whose files nobody needs any more.
     """
 
     summary: SlicingSummary
     notices: int = 0
-    superseded: bool = False
-    obsolete_runs: tuple[str, ...] = ()
 
 
 class ObsoleteFiles(Contract):
@@ -206,7 +206,7 @@ class ObsoleteFiles(Contract):
 
     Attributes:
         ref: The run that is over.
-        runs: Runs all of whose files are deleted; of `ref`'s own only the pages that were read.
+        runs: Runs all of whose files are deleted; of `ref` itself, if it is not among them, the pages that were read.
     """
 
     ref: SlicingRef
@@ -318,10 +318,12 @@ class HealthInput(Contract):
     Attributes:
         profile: The profile whose slicer is tried.
         canary: Whether the canary is sliced; without it the breaker's last change is only told and acted upon.
+        once: Whether one canary is sliced at once, cool-down or not; else canaries are sliced until one has passed.
     """
 
     profile: ProfileName = "gazette"
     canary: bool = True
+    once: bool = False
 
 
 class CanaryTurn(Outcome):
@@ -348,11 +350,13 @@ class CanaryInput(Contract):
     Attributes:
         profile: The profile.
         token: Who slices it.
+        hurry: Whether the end of a cool-down is not waited for, for `begin_canary`.
         outcome: What it came to, for `judge_canary`.
     """
 
     profile: ProfileName
     token: str
+    hurry: bool = False
     outcome: CanaryOutcome | None = None
 
 

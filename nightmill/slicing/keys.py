@@ -4,7 +4,7 @@ slicings/<sha256>/original.pdf
 slicings/<sha256>/<profile>/<run>/0001.pdf …       the slices, numbered from 1
 slicings/<sha256>/<profile>/<run>/result.jsonl     the validated result
 slicings/<sha256>/<profile>/<run>/pages/<first>-<last>.jsonl
-slicings/<sha256>/<profile>/<run>/raw/<step>-<attempt>.txt   output that could not be read
+slicings/<sha256>/<profile>/raw/<run>-<step>-<attempt>.txt   output that could not be read
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pages(ref: SlicingRef, chunk: PageRange) -> str:
 
 def raw_output(ref: SlicingRef, step: str, attempt: int) -> str:
     """Return the key of output that could not be read."""
-    return f"{_run(ref)}/raw/{step}-{attempt}.txt"
+    return f"slicings/{ref.sha256}/{ref.profile}/raw/{ref.run_id}-{step}-{attempt}.txt"
 
 
 def _run(ref: SlicingRef) -> str:

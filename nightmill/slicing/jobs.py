@@ -1,0 +1,115 @@
+"""The beginning and the end of a slicing: its PDF and its row, and what becomes of what its programs found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from nightmill.contracts import (
+    FinishedSlicing,
+    FinishSlicing,
+    ObsoleteFiles,
+    OpenSlicing,
+    SlicingStatus,
+    SlicingTerms,
+)
+from nightmill.errors import InvalidInput
+from nightmill.failpoints import fail_point
+from nightmill.slicing import keys
+from nightmill.slicing.faults import DocumentFault
+from nightmill.slicing.notices import summary_of
+from nightmill.slicing.originals import name_of
+from nightmill.slicing.profiles import find_profile
+from nightmill.slicing.stored_results import new_slices, read_stored_result
+from nightmill.telemetry import record_slicing
+
+if TYPE_CHECKING:
+    from nightmill.settings.slicing import SlicingSettings
+    from nightmill.slicing.breaker import Breaker
+    from nightmill.slicing.originals import Originals
+    from nightmill.storage.files import FileStore
+    from nightmill.storage.slicings import SlicingRepository
+
+
+@dataclass(frozen=True)
+class SlicingJobs:
+    """Opens and finishes slicings. Any thread may use it.
+
+    Attributes:
+        settings: How PDFs are sliced.
+        originals: The PDFs.
+        files: The file storage.
+        slicings: The documents' records.
+        breaker: Hears of slicers that work.
+    """
+
+    settings: SlicingSettings
+    originals: Originals
+    files: FileStore
+    slicings: SlicingRepository
+    breaker: Breaker
+
+    def open(self, asked: OpenSlicing, *, scheduled_at: datetime, now: datetime) -> SlicingTerms:
+        """Return the profile's terms once the PDF is kept and the document has a row; a source that is none is a fault.
+
+        Raises:
+            InvalidInput: There is no such profile, or the PDF has another hash.
+            SlicingSuperseded: A later run works on the document.
+            TransientError: The file storage, the database, or where the source is, is away.
+        """
+        given = asked.asked
+        profile = find_profile(self.settings, asked.ref.profile)
+        if given.profile != asked.ref.profile:
+            raise InvalidInput(f"profile {given.profile!r} does not fit the workflow id, which says {profile.name!r}")
+        fault = None
+        name, size = name_of(given.source), 0
+        try:
+            name, size = self.originals.keep(given.source, asked.ref.sha256)
+        except DocumentFault as error:
+            fault = error.fault()
+        fail_point("slicing.fetched")
+        row = self.slicings.open(
+            asked.ref,
+            name=name,
+            source=given.source,
+            size=size,
+            notify=given.notify or None,
+            metadata=given.metadata or None,
+            scheduled_at=scheduled_at,
+            now=now,
+        )
+        fail_point("slicing.opened")
+        terms = profile.terms(self.settings)
+        return terms.model_copy(update={"fault": fault, "earlier_run": row.result_run})
+
+    def finish(self, done: FinishSlicing, *, now: datetime) -> FinishedSlicing:
+        """Write how a run ended, its slices included, in one transaction; a second call writes the same.
+
+        Raises:
+            SlicingSuperseded: Another run works on the document.
+            TransientError: The file storage or the database is away.
+        """
+        if done.result is not None and done.result.result_key is not None:
+            result, entries = read_stored_result(self.files.read(done.result.result_key))
+            row = self.slicings.finish(done, new_slices(entries), description=result.description, now=now)
+            self.breaker.count_success(done.ref.profile, now)
+        else:
+            row = self.slicings.finish(done, (), now=now)
+        fail_point("slicing.finished")
+        summary = summary_of(row)
+        record_slicing(summary, queue_wait=row.started_at - row.queued_at if row.started_at else None)
+        told = 0 if row.status is SlicingStatus.CANCELED else len(row.notify)
+        return FinishedSlicing(summary=summary, notices=told)
+
+    def delete_files(self, obsolete: ObsoleteFiles) -> None:
+        """Delete files that nobody needs any more; those that are gone already are no error.
+
+        Raises:
+            TransientError: The file storage is away.
+        """
+        ref = obsolete.ref
+        for run in obsolete.runs:
+            self.files.delete(keys.run(ref.sha256, ref.profile, run))
+        self.files.delete(keys.all_pages(ref))
+        fail_point("slicing.swept")
