@@ -23,6 +23,9 @@ _MASTHEAD = 0.3
 _OVERHANG = 12.0
 """Points that a line reaches beyond the gutter on both sides before it is one over both columns."""
 
+_HANGING = 8.0
+"""Points that nothing of a column's text reaches into the margin."""
+
 _ENOUGH = 3
 """Lines on each side that a page needs to have a gutter of its own."""
 
@@ -94,15 +97,18 @@ class Sheet:
 
 def lay_out(sheets: Sequence[Sheet]) -> None:
     """Find the columns of all pages, and fill their `rows`."""
-    own = [_gutter(sheet) for sheet in sheets]
+    valleys = [_valley(sheet) for sheet in sheets]
+    own = [sum(valley) / 2 if valley is not None else None for valley in valleys]
     by_size: dict[tuple[int, int], list[float]] = {}
     for sheet, gutter in zip(sheets, own, strict=True):
         if gutter is not None:
             by_size.setdefault(_size(sheet.page), []).append(gutter)
     usual = {size: statistics.median(found) for size, found in by_size.items()}
     everywhere = statistics.median([g / s.page.width for g, s in zip(own, sheets, strict=True) if g] or [0.0])
-    for sheet, gutter in zip(sheets, own, strict=True):
-        if gutter is None:
+    for sheet, gutter, valley in zip(sheets, own, valleys, strict=True):
+        if valley is not None and valley[0] <= usual[_size(sheet.page)] <= valley[1]:
+            gutter = usual[_size(sheet.page)]  # the middle of ragged lines is not that of the columns
+        elif gutter is None:
             inherited = usual.get(_size(sheet.page)) or everywhere * sheet.page.width or None
             text = [line for line in sheet.lines if not _is_title(sheet, line)]
             if inherited is not None and _crossing(text, inherited) <= _CROSSING * len(text):
@@ -126,8 +132,8 @@ def _size(page: Page) -> tuple[int, int]:
     return round(page.width / 20), round(page.height / 20)
 
 
-def _gutter(sheet: Sheet) -> float | None:
-    """Return the middle of the widest low valley in the page's projection on its width."""
+def _valley(sheet: Sheet) -> tuple[float, float] | None:
+    """Return the ends of the widest low valley in the page's projection on its width."""
     width = sheet.page.width
     low, high = int(width * _SEARCHED[0]), int(width * _SEARCHED[1])
     steps = [0] * (high - low + 2)
@@ -153,10 +159,11 @@ def _gutter(sheet: Sheet) -> float | None:
         if count > floor + 0.02 * len(near):
             best = max(best, (place - start, -start))
             start = place + 1
-    gutter = low - best[1] + best[0] / 2
+    begin = float(low - best[1])
+    gutter = begin + best[0] / 2
     before = sum(line.right <= gutter + 2 for line in near)
     after = sum(line.left >= gutter - 2 for line in near)
-    return gutter if before >= _ENOUGH and after >= _ENOUGH and best[0] >= 4 else None
+    return (begin, begin + best[0]) if before >= _ENOUGH and after >= _ENOUGH and best[0] >= 4 else None
 
 
 def _is_title(sheet: Sheet, line: Line) -> bool:
@@ -201,17 +208,18 @@ def _usual_edges(sheets: Sequence[Sheet]) -> dict[tuple[int, int], tuple[float, 
         origin = sheet.gutter or 0.0
         for column, (left, right) in found[sheet.page.index].items():
             offsets.setdefault((sheet.gutter is None, column), []).append((left - origin, right - origin))
+    usual_widths = {
+        kind: (statistics.median(left for left, _ in each), statistics.median(right for _, right in each))
+        for kind, each in offsets.items()
+    }
     edges: dict[tuple[int, int], tuple[float, float]] = {}
     for sheet in sheets:
         for column in (0, 1) if sheet.gutter is not None else (0,):
             own = found[sheet.page.index].get(column)
-            usual = offsets.get((sheet.gutter is None, column))
-            if own is None and usual:
+            width = usual_widths.get((sheet.gutter is None, column))
+            if width is not None and (own is None or own[1] - own[0] < 0.95 * (width[1] - width[0])):
                 origin = sheet.gutter or 0.0
-                own = (
-                    origin + statistics.median(left for left, _ in usual),
-                    origin + statistics.median(right for _, right in usual),
-                )
+                own = origin + width[0], origin + width[1]
             if own is None:
                 lines = [line for line in sheet.lines if _column(line, sheet.gutter) == column]
                 left = min((line.left for line in lines), default=0.0)
@@ -254,6 +262,8 @@ def _joined(
     left, right = edges[sheet.page.index, column]
     rows: list[Row] = []
     for line in lines:
+        if line.right > right + _HANGING and line.text[-2:-1] == " ":
+            line.text, line.right = line.text[:-2].rstrip(), right  # a letter of a watermark in the margin
         last = rows[-1] if rows else None
         if last is not None and abs(last.top + last.bottom - line.top - line.bottom) < 0.8 * min(
             last.bottom - last.top, line.bottom - line.top

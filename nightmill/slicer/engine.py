@@ -18,8 +18,9 @@ from nightmill.slicer.masthead import read_masthead
 from nightmill.slicer.model import Cut, Page
 from nightmill.slicer.naming import AVISOS, MARCAS
 from nightmill.slicer.profiles import PROFILES, GazetteProfile, profile_for
+from nightmill.slicer.records import read_records
 from nightmill.slicer.reconcile import starts_of_acts
-from nightmill.slicer.sections import Sections, find_sections, read_records
+from nightmill.slicer.sections import Sections, find_sections
 from nightmill.slicer.spans import Start, cut
 from nightmill.slicer.sumario import Sumario, read_sumario
 

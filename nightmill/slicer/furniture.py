@@ -20,6 +20,9 @@ Nothing is dropped for its place alone, or heads at the top of a column are lost
 REPEATED = 0.3
 """Of the pages: what comes back on as many is furniture."""
 
+STAMPED = 0.5
+"""Of the pages: what stands at the very same place on as many is no text."""
+
 _DIGITS = re.compile(r"\d+")
 _NOT_WORDS = re.compile(r"[\W_]+")
 _DRIFT = 14.0
@@ -99,12 +102,15 @@ def _place(line: Line) -> tuple[str, int, int]:
 
 
 def _stamped(cleaned: Sequence[list[Line]]) -> set[tuple[str, int, int]]:
-    """Return what stands at the same place with the same words on many pages: watermarks, letter by letter too."""
+    """Return what stands at the same place with the same words on many pages: watermarks, letter by letter too.
+
+    Whole words have to do so on half of the pages, for an institution's name may stand at the top of several.
+    """
     counts: Counter[tuple[str, int, int]] = Counter()
     for lines in cleaned:
         counts.update({_place(line) for line in lines})
-    least = max(3, REPEATED * len(cleaned))
-    return {place for place, count in counts.items() if count >= least}
+    few, many = max(3, REPEATED * len(cleaned)), max(5, STAMPED * len(cleaned))
+    return {place for place, count in counts.items() if count >= (few if len(place[0]) <= 3 else many)}
 
 
 def _is_label_or_header(page: Page, line: Line, profile: GazetteProfile) -> bool:

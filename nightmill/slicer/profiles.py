@@ -161,7 +161,7 @@ NICARAGUA = GazetteProfile(
     short_date=re.compile(r"(?<!\d)(?P<day>\d{2})-(?P<month>\d{2})-(?P<year>\d{2}|\d{4})(?!\d)"),
     header=re.compile(r"la\s+gaceta\s*[-–]\s*diario\s+oficial|^\d\d-\d\d-(?:\d\d|\d{4})$", re.IGNORECASE),
     label=re.compile(r"(?P<page>\d{1,5})"),
-    reference=re.compile(r"(?:\.{2,}|…|[.\s_]{3,}|\s)\s*(?P<page>\d{1,5})(?:\s?[-–]\s?(?P<last>\d{1,5}))?\s*$"),
+    reference=re.compile(r"(?:\.{2,}|…|[.\s_·]{4,})\s*(?P<page>\d{1,5})(?:\s?[-–]\s?(?P<last>\d{1,5}))?\s*$"),
     act=_act(
         "DECRETO ACUERDO RESOLUCI[ÓO]N CERTIFICACI[ÓO]N CONTRATO CONVENIO REGLAMENTO FE\\s+DE\\s+ERRATAS? "
         "LICITACI[ÓO]N LEY ESTATUTOS? EDICTOS? AVISO RESOLUCIONES"

@@ -10,17 +10,12 @@ from dataclasses import dataclass, field
 from nightmill.slicer.columns import Row, Sheet
 from nightmill.slicer.furniture import EDGE
 from nightmill.slicer.heads import Type
-from nightmill.slicer.naming import fold, squeezed
+from nightmill.slicer.naming import fold
 from nightmill.slicer.profiles import GazetteProfile
 
 _MARCAS = re.compile(r"marcas de fabrica(?:,? (?:y )?(?:de )?comercio)?(?:,? (?:y )?(?:de )?servicios?)?\W*")
 _SECTION = re.compile(r"seccion\s+(?P<section>[ab])\b")
 _SECTION_B = re.compile(r"seccion b\b.*|avisos legales\W*")
-_RECORD = re.compile(r"(?:\[?1\]?\s?[/.)]\s*)?(?:no\.?\s*(?:de\s*)?)?solicitud\s*(?:no\.?|:|n[uú]mero)\s*:?\s*(?P<number>[\d][\d./-]*\d)")
-_RECORD_CLASS = re.compile(r"clase\s+internacional\W*(\d{1,2})")
-_APPLICANT = re.compile(r"(?:solicitante|titular)\s*:\s*(.{2,200})", re.IGNORECASE)
-_NEXT_FIELD = re.compile(r"\s*(?:\[?\d{1,2}(?:\.\d)?\]?\s?[/.)]\s|[A-Z]\s?\.?-\s|Domicilio\b)")
-
 
 @dataclass(slots=True)
 class Sections:
@@ -54,23 +49,6 @@ class Sections:
         if not number:
             return ""
         return f"{section}. {number}" if section else str(number)
-
-
-@dataclass(slots=True)
-class Record:
-    """A trademark.
-
-    Attributes:
-        number: The application's number.
-        applicant: Who asks for it; empty where it was not read.
-        international_class: The class; None where it was not read.
-        page: On which page, from 0, it begins.
-    """
-
-    number: str
-    applicant: str
-    international_class: int | None
-    page: int
 
 
 def find_sections(sheets: Sequence[Sheet], rows: Sequence[Row], kind: Type, profile: GazetteProfile) -> Sections:
@@ -151,23 +129,3 @@ def _b_page(sheets: Sequence[Sheet], labels: dict[int, tuple[str, int]]) -> int 
         a_before += max(vote, 0)
         b_before += max(-vote, 0)
     return best_place
-
-
-def read_records(rows: Sequence[Row]) -> list[Record]:
-    """Return the trademarks in the rows of `Marcas de Fábrica`."""
-    starts = [
-        (place, found["number"])
-        for place, row in enumerate(rows)
-        if (found := _RECORD.match(fold(row.text))) is not None
-    ]
-    records: list[Record] = []
-    for step, (place, number) in enumerate(starts):
-        end = starts[step + 1][0] if step + 1 < len(starts) else len(rows)
-        text = " ".join(row.text for row in rows[place:end])
-        in_class = _RECORD_CLASS.search(fold(text))
-        applicant = _APPLICANT.search(text)
-        name = _NEXT_FIELD.split(applicant[1], maxsplit=1)[0] if applicant else ""
-        records.append(
-            Record(number, squeezed(name).strip(" .;"), int(in_class[1]) if in_class else None, rows[place].page)
-        )
-    return records

@@ -126,7 +126,8 @@ def _region(rows: Sequence[Row], title: int, profile: GazetteProfile) -> list[in
     candidates = [
         place
         for place in range(title + 1, len(rows))
-        if rows[place].page == head.page and (column is None or rows[place].column == column)
+        if rows[place].page == head.page
+        and (rows[place].column == column if column is not None else rows[place].top >= head.top)
     ]
     end = -1
     for step, place in enumerate(candidates):
