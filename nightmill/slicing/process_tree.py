@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
+MANY = 10_000
 _ROUNDS = 20
 """Looks at a tree until no process is in it that was not stopped before; a fork bomb needs three to five."""
 
@@ -52,10 +53,14 @@ def process(pid: int) -> Process | None:
     return Process(pid, text.rpartition(b")")[2].decode("ascii").split()) if text else None
 
 
-def descendants(pid: int) -> list[Process]:
-    """Return all processes that descend from this one, parents before their children.
+def descendants(pid: int, at_most: int = MANY) -> list[Process]:
+    """Return the processes that descend from this one, parents before their children.
 
     One that changes its parent meanwhile may be missing; it is found the next time.
+
+    Args:
+        pid: The process.
+        at_most: After so many the rest is left out.
     """
     found: list[Process] = []
     children = _children if _HAS_CHILDREN else _children_in(_table())
@@ -63,6 +68,8 @@ def descendants(pid: int) -> list[Process]:
     ahead = [pid]
     while ahead:
         for child in children(ahead.pop()):
+            if len(found) >= at_most:
+                return found
             known = None if child in seen else process(child)
             if known is not None:
                 seen.add(child)
@@ -114,22 +121,22 @@ def send(number: int, pids: list[int]) -> None:
             os.kill(pid, number)
 
 
-def kill_descendants(pid: int) -> list[Process]:
-    """Kill all descendants of a process, and return those that it saw; call it again until there are none.
+def kill_descendants(pid: int) -> int:
+    """Kill all descendants of a process, and return how many there were; call it again until it is 0.
 
     They are stopped first, all of them, because whoever forks faster than we look would never be caught up with.
     """
     stopped: set[tuple[int, int]] = set()
-    found: list[Process] = []
+    living: list[Process] = []
     for _ in range(_ROUNDS):
-        found = [one for one in descendants(pid) if one.state != "Z"]
-        new = [one for one in found if (one.pid, one.started) not in stopped]
+        living = [one for one in _below(pid, _table()) if one.state != "Z"]
+        new = [one for one in living if (one.pid, one.started) not in stopped]
         if not new:
             break
         send(signal.SIGSTOP, [one.pid for one in new])
         stopped.update((one.pid, one.started) for one in new)
-    send(signal.SIGKILL, [one.pid for one in found])
-    return found
+    send(signal.SIGKILL, [one.pid for one in living])
+    return len(living)
 
 
 def kill_tagged(tag: str) -> int:
@@ -150,6 +157,20 @@ def _children(pid: int) -> list[int]:
 
 def _children_in(table: list[Process]) -> Callable[[int], list[int]]:
     return lambda pid: [one.pid for one in table if one.parent == pid]
+
+
+def _below(pid: int, table: list[Process]) -> list[Process]:
+    """Return those of all processes that descend from one: for many, cheaper than to ask each for its children."""
+    by_parent: dict[int, list[Process]] = {}
+    for one in table:
+        by_parent.setdefault(one.parent, []).append(one)
+    found: list[Process] = []
+    ahead = [pid]
+    while ahead:
+        children = by_parent.pop(ahead.pop(), [])
+        found += children
+        ahead += [one.pid for one in children]
+    return found
 
 
 def _table() -> list[Process]:

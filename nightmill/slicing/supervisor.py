@@ -97,9 +97,9 @@ class Supervisor:
         elif self._phase == _TERMINATING and now >= self._phase_ends:
             self._kill(None)
         if self._phase == _KILLING:
-            left = process_tree.kill_descendants(os.getpid())
+            self._kill_all()
             self._reap()
-            self._gone = self._gone or bool(left and now >= self._phase_ends)
+            self._gone = self._gone or now >= self._phase_ends
         elif now >= self._usage.next_look and (over := self._usage.look(now)):
             (self._terminate if over == "cpu" else self._kill)(over)
         self._tell(now)
@@ -150,19 +150,26 @@ class Supervisor:
             self._terminate("stall")
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:  # nobody is left, for orphans would be ours
-                self._gone = True
-                break
-            if pid == 0:
-                break
-            self._usage.add_ended(usage)
-            if pid == self._program:
-                self._status = status
-                self._duration = time.monotonic() - self._started
-                self._kill(None)
+        """Wait for whoever has ended; orphans are our children, so that nobody is left when there are no children."""
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid == self._program:
+                    self._duration = time.monotonic() - self._started
+                    self._kill(None)
+                    self._kill_all()  # while its number, which is its group's, is still its own
+                _, status, usage = os.wait4(ended.si_pid, 0)
+                self._usage.add_ended(usage)
+                if ended.si_pid == self._program:
+                    self._status = status
+        except ChildProcessError:
+            self._gone = True
+
+    def _kill_all(self) -> None:
+        if self._status is None:
+            # All of a group at once, which no fork gets past; so does all of a sandbox, with its init, which this ends.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._program, signal.SIGKILL)
+        process_tree.kill_descendants(os.getpid())
 
     def _terminate(self, reason: str) -> None:
         """Ask the program to end; it is killed if it does not within its grace."""
@@ -267,7 +274,8 @@ def main() -> None:
         pass  # keeps the numbers up to there for the program
     link = os.dup(0)
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)  # allowed to root, whom no bound on processes protects
+        # Allowed to root, whom no RLIMIT_NPROC protects: nothing that a program starts keeps us from the processor.
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     order = orders.Order.decode(_receive(link, int.from_bytes(_receive(link, orders.LENGTH), "big")))
     os.set_blocking(link, False)
     try:

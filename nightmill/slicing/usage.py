@@ -53,14 +53,16 @@ class Usage:
     def look(self, now: float) -> str | None:
         """Look at the processes and, now and then, at the disk; return which bound they are over."""
         self.next_look = now + LOOK
-        living = [one for one in process_tree.descendants(os.getpid()) if one.state != "Z"]
+        # Ended ones that nobody waited for count, too: a bomb may be made of them.
+        found = process_tree.descendants(os.getpid(), at_most=2 * self._processes)
+        living = [one for one in found if one.state != "Z"]
         # Those that have ended are in the times of their parents, or in ours.
         self.cpu = max(self.cpu, self._ended_cpu + sum(one.cpu for one in living))
         memory = self._memory_of(living)
         self.memory = max(self.memory, memory)
         if memory > self._order.memory:
             return "memory"
-        if len(living) > self._processes:
+        if len(living) > self._processes or len(found) == 2 * self._processes:
             return "processes"
         if self.cpu >= self._order.cpu:
             return "cpu"
