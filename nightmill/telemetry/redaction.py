@@ -71,7 +71,9 @@ def _is_secret(name: str) -> bool:
 
 
 def _shell_word(argument: str) -> str:
-    return argument if HIDDEN in argument and not re.search(r"\s", argument) else shlex.quote(argument)
+    if HIDDEN in argument and (rest := argument.replace(HIDDEN, "") or "-") == shlex.quote(rest):
+        return argument  # the stars alone need no quotes: nobody runs this
+    return shlex.quote(argument)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import logging
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+
+from nightmill.contracts import BreakerState, SlicingErrorCode, SlicingRef, SlicingStatus, SlicingSummary
+from nightmill.errors import StorageUnavailable
+from nightmill.storage.slicing_attempts import NewAttempt
+from nightmill.telemetry import SlicingMetrics, record_program, record_slicing, redacted, slicings
+from nightmill.telemetry.redaction import without_secrets
+
+SHA256 = "ab" * 32
+MiB = 1024 * 1024
+
+
+class Meter:
+    """The metrics of a process, as whoever collects them sees them."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider(metric_readers=[self.reader])
+        self.instruments = SlicingMetrics(self.provider.get_meter("test"))
+
+    def points(self) -> dict[str, list[Any]]:
+        data = self.reader.get_metrics_data()
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
+        return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
+
+    def labels(self) -> set[str]:
+        return {
+            str(value) for points in self.points().values() for point in points for value in point.attributes.values()
+        }
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
+    """Stands in for the process's own, which can be set only once."""
+    made = Meter()
+    monkeypatch.setattr(slicings, "_process_metrics", lambda: made.instruments)
+    return made
+
+
+def a_run(**fields: Any) -> NewAttempt:
+    given: dict[str, Any] = {
+        "ref": SlicingRef(sha256=SHA256, profile="gazette", run_id="run-1"),
+        "attempt": 1,
+        "step": "slice",
+        "command": "slicer --fast",
+        "started_at": datetime(2026, 11, 22, tzinfo=UTC),
+        "duration": timedelta(seconds=2),
+        "exit_code": 0,
+        "stdout_bytes": 512,
+        "cpu": timedelta(seconds=1.5),
+        "peak_memory": 80 * MiB,
+        "pages": 60,
+    }
+    return NewAttempt(**given | fields)
+
+
+def a_summary(**fields: Any) -> SlicingSummary:
+    given: dict[str, Any] = {
+        "sha256": SHA256,
+        "profile": "gazette",
+        "name": "gazette.pdf",
+        "status": SlicingStatus.SLICED,
+        "page_count": 60,
+        "slices": 34,
+        "duration": timedelta(seconds=30),
+    }
+    return SlicingSummary(**given | fields)
+
+
+def test_a_program_leaves_one_record_of_what_it_took(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "nightmill.slicing"):
+        record_program(a_run(stderr_tail="cut 34 slices"))
+    [record] = caplog.records
+    fields = vars(record)
+    assert (record.levelno, record.getMessage()) == (logging.INFO, "slicing program")
+    assert (fields["command"], fields["exit_code"], fields["stdout_bytes"]) == ("slicer --fast", 0, 512)
+    assert (fields["duration_ms"], fields["cpu_ms"], fields["peak_memory"]) == (2_000, 1_500, 80 * MiB)
+    assert "stderr" not in fields
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"exit_code": 3},
+        {"exit_code": None, "signal": 9},
+        {"error_code": SlicingErrorCode.EMPTY_OUTPUT},
+    ],
+)
+def test_a_failed_program_is_an_error_with_the_end_of_what_it_said(
+    meter: Meter, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
+) -> None:
+    tail = "x" * 50_000 + " token=geheim Traceback: no page"
+    record_program(a_run(stderr_tail=tail, **fields))
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert vars(record)["stderr"].endswith("token=*** Traceback: no page")
+    assert len(vars(record)["stderr"]) == slicings.MAX_STDERR
+
+
+def test_programs_are_measured_by_step_and_by_how_they_ended(meter: Meter) -> None:
+    record_program(a_run())
+    record_program(a_run(step="metadata", error_code=SlicingErrorCode.STALL_CLOCK, peak_memory=0))
+    points = meter.points()
+    durations = {
+        (p.attributes["step"], p.attributes["error_code"]): p for p in points["nightmill.slicing.program.duration"]
+    }
+    assert durations["slice", ""].sum == 2
+    assert durations["metadata", "stall_clock"].count == 1
+    [memory] = points["nightmill.slicing.program.memory"]  # what is not known is not measured
+    assert (memory.attributes["step"], memory.sum) == ("slice", 80 * MiB)
+
+
+def test_slicings_are_measured_by_what_they_came_to(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "nightmill.slicing"):
+        record_slicing(a_summary(), queue_wait=timedelta(seconds=4))
+        record_slicing(a_summary(status=SlicingStatus.NEEDS_REVIEW))
+        failed = a_summary(status=SlicingStatus.FAILED, error_code=SlicingErrorCode.TIMED_OUT, message="timed out")
+        record_slicing(failed, queue_wait=timedelta(0))
+        record_slicing(a_summary(status=SlicingStatus.CANCELED, duration=None))
+    points = meter.points()
+    outcomes = {
+        (p.attributes["status"], p.attributes["error_code"]): p.value for p in points["nightmill.slicing.outcomes"]
+    }
+    assert outcomes == {("sliced", ""): 1, ("needs_review", ""): 1, ("failed", "timed_out"): 1, ("canceled", ""): 1}
+    [for_good] = points["nightmill.slicing.failed"]
+    assert (for_good.value, for_good.attributes["error_code"]) == (1, "timed_out")
+    durations = {p.attributes["status"]: p.sum for p in points["nightmill.slicing.duration"]}
+    assert durations == {"sliced": 30, "needs_review": 30, "failed": 30}
+    [rate] = points["nightmill.slicing.pages_per_second"]
+    assert (rate.count, rate.sum) == (2, 4)
+    [wait] = points["nightmill.slicing.queue.wait"]
+    assert (wait.count, wait.sum) == (2, 4)
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "ERROR", "INFO"]
+    assert [vars(record)["queue_wait_ms"] for record in caplog.records] == [4_000, None, 0, None]
+
+
+def test_the_alerts_times_are_boundaries_of_their_histograms(meter: Meter) -> None:
+    record_slicing(a_summary())
+    [point] = meter.points()["nightmill.slicing.duration"]
+    assert isinstance(point, HistogramDataPoint)
+    assert {600.0, 900.0, 1_200.0, 1_800.0} <= set(point.explicit_bounds)
+
+
+def test_no_label_names_a_document(meter: Meter) -> None:
+    record_program(a_run())
+    record_slicing(a_summary(status=SlicingStatus.FAILED, message="a message"), queue_wait=timedelta(1))
+    assert not {
+        label for label in meter.labels() if SHA256[:12] in label or label in ("gazette.pdf", "a message", "run-1")
+    }
+
+
+def test_whoever_collects_sees_how_things_stand_now(meter: Meter) -> None:
+    ages = [timedelta(minutes=21), None]
+    states = {"gazette": BreakerState.HELD_OPEN, "outline": BreakerState.CLOSED}
+    slicings.observe_slicings(oldest_running=lambda: ages.pop(0), breakers=lambda: states)
+    with tempfile.TemporaryFile():
+        points = meter.points()
+        here = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
+    assert [p.value for p in points["nightmill.slicing.oldest"]] == [1_260]
+    assert {p.attributes["profile"]: p.value for p in points["nightmill.slicing.breaker"]} == {
+        "gazette": 3,
+        "outline": 0,
+    }
+    [memory] = points["nightmill.worker.memory"]
+    assert 20 * MiB < memory.value < 2_000 * MiB
+    [descriptors] = points["nightmill.worker.open_descriptors"]
+    assert abs(descriptors.value - here) <= 2
+    assert [p.value for p in meter.points()["nightmill.slicing.oldest"]] == [0]  # none runs
+
+
+def test_a_database_that_is_away_leaves_a_gap_and_the_other_gauges(
+    meter: Meter, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> Any:
+        raise StorageUnavailable("the database is away")
+
+    slicings.observe_slicings(oldest_running=away, breakers=away)
+    points = meter.points()
+    assert not points.get("nightmill.slicing.oldest")
+    assert points["nightmill.worker.memory"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["slicer", "--fast", "a b.pdf"], "slicer --fast 'a b.pdf'"),
+        (["slicer", "--api-key=geheim", "x.pdf"], "slicer --api-key=*** x.pdf"),
+        (["slicer", "--token", "geheim", "x.pdf"], "slicer --token *** x.pdf"),
+        (["slicer", "--no-auth", "--token", "geheim"], "slicer --no-auth --token ***"),
+        (["slicer", "-password", "-geheim", "x"], "slicer -password *** x"),
+        (["env", "DB_PASSWORD=geheim geheim", "slicer"], "env DB_PASSWORD=*** slicer"),
+        (["slicer", "--apiKey=geheim"], "slicer --apiKey=***"),
+        (["curl", "-H", "Authorization: Bearer geheim.x"], "curl -H 'Authorization: ***'"),
+        (["curl", "https://me:geheim@example.org/x"], "curl https://***@example.org/x"),
+        (
+            ["curl", "https://example.org:80/?page=1&token=geheim&x=2"],
+            "curl 'https://example.org:80/?page=1&token=***&x=2'",
+        ),
+        (["slicer", '{"api_key": "geheim", "n": 1}'], 'slicer \'{"api_key": ***, "n": 1}\''),
+        (["slicer", "--config=a:b?secret=geheim"], "slicer '--config=a:b?secret=***'"),
+        (["slicer", "sk-geheimgeheim"], "slicer ***"),
+        (["slicer", "--author=Ana", "--tokenizer", "es", "--keep=2"], "slicer --author=Ana --tokenizer es --keep=2"),
+        ([], ""),
+    ],
+)
+def test_a_command_is_shown_without_what_looks_like_a_secret(command: list[str], shown: str) -> None:
+    assert redacted(command) == shown
+
+
+def test_a_long_command_is_cut() -> None:
+    found = redacted(["slicer", *["x" * 5_000] * 50])
+    assert len(found) == 2_000
+    assert found.endswith("…")
+
+
+def test_an_errors_own_text_is_left_as_it_is() -> None:
+    text = "KeyError: 'pages'\nline 3: token_count=5, status: ok"
+    assert without_secrets(text) == text
+
+
+def test_a_text_without_an_end_is_searched_in_no_time() -> None:
+    for text in ("a-" * 20_000, "key=" * 20_000, "https://" * 5_000, "a" * 60_000, "'" * 40_000 + "key: '"):
+        without_secrets(text)
