@@ -35,7 +35,7 @@ _TOP = 0.12
 _SAME_PLACE = 6.0
 """Points by which a bookmark may point above the line that it means."""
 
-_INDENT = 0.05
+_INDENT = 0.08
 _OFF_CENTRE = 0.03
 
 
@@ -117,7 +117,7 @@ def cut_outline(pages: Sequence[Page], bookmarks: Sequence[Bookmark], depth: int
     """
     used = [bookmark for bookmark in bookmarks if bookmark.level <= depth]
     lost = [bookmark.title for bookmark in used if bookmark.page is None]
-    flags = [f"{len(lost)} bookmarks lead to no page, such as {lost[0][:80]!r}"] if lost else []
+    flags = [f"bookmarks that lead to no page: {len(lost)}, such as {lost[0][:80]!r}"] if lost else []
     starts = sorted(_bookmark_starts(pages, used), key=lambda start: (start.page, start.line))
     if not starts:
         return Cut(flags=[*flags, "the document has no bookmarks that lead to its pages"])

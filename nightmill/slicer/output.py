@@ -154,7 +154,10 @@ def _shorten(files: list[dict[str, Any]], max_text: int) -> list[str]:
                 file["flags"] = [*file["flags"], "its text is cut short"]
                 cut_short += 1
         left -= len(file["full_text"].encode("utf-8", "replace"))
-    return [f"{cut_short} texts are cut short: all of them together are over {max_text:,} bytes"] if cut_short else []
+    if not cut_short:
+        return []
+    texts = "1 text is" if cut_short == 1 else f"{cut_short} texts are"
+    return [f"{texts} cut short: all of them together are over {max_text:,} bytes"]
 
 
 def _printable(value: Any) -> Any:

@@ -57,7 +57,7 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(exist_ok=True)
-        earlier = next((entry.name for entry in os.scandir(folder) if _PATTERN.fullmatch(entry.name)), None)
+        earlier = next(filter(_PATTERN.fullmatch, os.listdir(folder)), None)
     except OSError as error:
         raise OutputProblem(f"output folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
