@@ -23,9 +23,6 @@ _MASTHEAD = 0.3
 _OVERHANG = 12.0
 """Points that a line reaches beyond the gutter on both sides before it is one over both columns."""
 
-_HANGING = 8.0
-"""Points that nothing of a column's text reaches into the margin."""
-
 _ENOUGH = 3
 """Lines on each side that a page needs to have a gutter of its own."""
 
@@ -262,8 +259,6 @@ def _joined(
     left, right = edges[sheet.page.index, column]
     rows: list[Row] = []
     for line in lines:
-        if line.right > right + _HANGING and line.text[-2:-1] == " ":
-            line.text, line.right = line.text[:-2].rstrip(), right  # a letter of a watermark in the margin
         last = rows[-1] if rows else None
         if last is not None and abs(last.top + last.bottom - line.top - line.bottom) < 0.8 * min(
             last.bottom - last.top, line.bottom - line.top

@@ -14,7 +14,7 @@ from nightmill.slicer.columns import Row, Sheet, lay_out
 from nightmill.slicer.entries import starts_of_entries
 from nightmill.slicer.furniture import sorted_out
 from nightmill.slicer.heads import find_heads, find_issuers, type_of, with_issuers
-from nightmill.slicer.masthead import read_masthead
+from nightmill.slicer.masthead import FRONT, read_masthead
 from nightmill.slicer.model import Cut, Page
 from nightmill.slicer.naming import AVISOS, MARCAS
 from nightmill.slicer.profiles import PROFILES, GazetteProfile, profile_for
@@ -69,7 +69,7 @@ def cut_pages(pages: Sequence[Page], profile: str = "auto") -> Cut:
         *checks.text_flags(sheets),
         *checks.masthead_flags(masthead),
         *checks.section_flags(sections, sumario, len(pages), chosen),
-        *checks.piece_flags(pieces, len(pages), _first_page(rows, sumario), front, total),
+        *checks.piece_flags(pieces, len(pages), _first_page(rows, sumario, sheets), front, total),
         *flags,
     ]
     return Cut(
@@ -121,18 +121,20 @@ def _front(rows: Sequence[Row], left_out: set[int], sheets: Sequence[Sheet]) -> 
     return sum(
         len(row.text)
         for place, row in enumerate(rows)
-        if place not in left_out and (row.page > 0 or row.top > sheets[0].page.height * 0.4)
+        if place not in left_out and (row.page > 0 or row.top > sheets[0].page.height * FRONT)
     )
 
 
-def _first_page(rows: Sequence[Row], sumario: Sumario) -> int:
+def _first_page(rows: Sequence[Row], sumario: Sumario, sheets: Sequence[Sheet]) -> int:
     """Return the first page that has to be in a slice: not one that holds nothing but masthead and SUMARIO."""
-    if not sumario.places:
-        return 0
-    page = max(rows[place].page for place in sumario.places)
-    last = max(sumario.places)
-    is_more = any(row.page == page for row in rows[last + 1 :])
-    return page if is_more else page + 1
+    return next(
+        (
+            row.page
+            for place, row in enumerate(rows)
+            if place not in sumario.places and (row.page > 0 or row.top > sheets[0].page.height * FRONT)
+        ),
+        0,
+    )
 
 
 def _section_ranges(sections: Sections, page_count: int, profile: GazetteProfile) -> list[dict[str, object]]:

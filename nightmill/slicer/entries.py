@@ -167,17 +167,44 @@ def _located(
         if head.row > after and expected.key.number and head.key.number == expected.key.number
     ]
     own += [(t.first, t.last + 1) for t in titles if t.first > after and _is_alike(t.words, entry)]
+    anchor = _nearest(rows, anchors, announced)
+    title = _nearest(rows, own, announced)
+    if anchor is None and title is None:
+        return None
+    if anchor is None or (title is not None and _is_between(anchor, title, titles, heads, rows)):
+        assert title is not None
+        first, end = title
+        over = [issuer for issuer in issuers if issuer.first > after and first - NEAR <= issuer.last < first]
+        if over and all(rows[place].is_centred for place in range(over[-1].last + 1, first)):
+            first = over[-1].first
+    else:
+        first, end = anchor
+        if title is not None and first <= title[0] <= first + 2 * TITLE_ROWS:
+            end = max(end, title[1])
+    used.update(range(first, end))
+    if title is not None:
+        used.update(range(*title))
     name = MARCAS if entry.startswith("marcas de f") else squeezed(expected.name)
-    for candidates in (anchors, own):
-        there = [one for one in candidates if rows[one[0]].page == announced] or candidates
-        if not there:
-            continue
-        first, end = min(there)
-        behind = [title for title in own if first <= title[0] <= first + 2 * TITLE_ROWS]
-        end = max([end, *(title[1] for title in behind)])
-        used.update(range(first, end))
-        return Start(first, name, tag_of(expected.key.kind), expected.issuer, end, CONFIRMED, extras={"sumario": expected.name})
-    return None
+    return Start(
+        first, name, tag_of(expected.key.kind), expected.issuer, end, CONFIRMED, extras={"sumario": expected.name}
+    )
+
+
+def _nearest(rows: Sequence[Row], found: Sequence[tuple[int, int]], announced: int | None) -> tuple[int, int] | None:
+    """Return the first on the page that the SUMARIO gives, else the first of all."""
+    return min([one for one in found if rows[one[0]].page == announced] or found, default=None)
+
+
+def _is_between(
+    anchor: tuple[int, int], title: tuple[int, int], titles: Sequence[_Title], heads: Sequence[Head], rows: Sequence[Row]
+) -> bool:
+    """Whether the title does not belong to the institution's head: it is before it, or another notice is between."""
+    if title[0] < anchor[0]:
+        return True
+    numbered = {head.row for head in heads}
+    return any(
+        anchor[1] <= each.first < title[0] and each.first in numbered and _is_registered(rows, each) for each in titles
+    )
 
 
 def _inferred(

@@ -45,6 +45,9 @@ _MIDDLE = (0.36, 0.64)
 _GAP = 1.3
 """Of the type's size: a wider gap in the middle parts two columns; between words of a justified line it is under 1."""
 
+_MARGIN_GAP = 1.0
+"""The same for a single letter at a line's end."""
+
 _Turn = Literal[0, 90, 180, 270]
 
 
@@ -239,15 +242,49 @@ class _Reader:
         return size, bold
 
     def _parts(self, one: _Found, turn: _Turn) -> Iterator[_Found]:
-        """Give the line, or the two that it is: lines of both columns at the same height come as one."""
-        split = self._gap(one, turn)
-        if split is None:
-            yield one
-            return
-        left, right = one.text[:split].rstrip(), one.text[split:].lstrip()
+        """Give the line, or those that it is: lines of both columns at the same height come as one."""
+        for split in (self._letter(one, turn), self._gap(one, turn)):
+            if split is not None:
+                left, right = self._split(one, split)
+                yield from self._parts(left, turn)
+                yield from self._parts(right, turn)
+                return
+        yield one
+
+    def _split(self, one: _Found, place: int) -> tuple[_Found, _Found]:
+        left, right = one.text[:place].rstrip(), one.text[place:].lstrip()
         second = one.first + len(one.text) - len(right)
-        yield _Found(left, one.first, one.start, self._box(one.first + len(left) - 1))
-        yield _Found(right, second, self._box(second), one.end)
+        return (
+            _Found(left, one.first, one.start, self._box(one.first + len(left) - 1)),
+            _Found(right, second, self._box(second), one.end),
+        )
+
+    def _letter(self, one: _Found, turn: _Turn) -> int | None:
+        """Return where a single letter in the margin, as of a watermark, is apart from the line beside it."""
+        text = one.text
+        if len(text) < 4 or not self._same_index:
+            return None
+        places = []
+        if text[-2] == " ":
+            places.append(len(text[:-1].rstrip()))
+        if text[1] == " ":
+            places.append(1)
+        for place in places:
+            if self._width(one, place, turn) > _MARGIN_GAP * self._height(one, turn):
+                return place
+        return None
+
+    def _width(self, one: _Found, place: int, turn: _Turn) -> float:
+        """Return how wide the blank at a place is."""
+        after = place
+        while after < len(one.text) - 1 and one.text[after] == " ":
+            after += 1
+        before = self._turned(self._box(one.first + place - 1), turn)[2]
+        return self._turned(self._box(one.first + after), turn)[0] - before
+
+    def _height(self, one: _Found, turn: _Turn) -> float:
+        box = self._turned(one.start, turn)
+        return abs(box[3] - box[1])
 
     def _gap(self, one: _Found, turn: _Turn) -> int | None:
         """Return where in a wide line the gap between two columns is, looking at few characters only."""
@@ -259,18 +296,14 @@ class _Reader:
         if right - left < width * _WIDE or left > low or right < high or " " not in text or not self._same_index:
             return None
         begin, end = self._reach(one, turn, low), self._reach(one, turn, high)
-        size = abs(self._turned(one.start, turn)[3] - self._turned(one.start, turn)[1])
+        least = _GAP * self._height(one, turn)
         best: tuple[float, int] | None = None
         place = text.find(" ", begin)
         while 0 < place <= end:
-            after = place + 1
-            while after < len(text) - 1 and text[after] == " ":
-                after += 1
-            before = self._turned(self._box(one.first + place - 1), turn)[2]
-            gap = self._turned(self._box(one.first + after), turn)[0] - before
-            if gap > _GAP * size and (best is None or gap > best[0]):
+            gap = self._width(one, place, turn)
+            if gap > least and (best is None or gap > best[0]):
                 best = gap, place
-            place = text.find(" ", after)
+            place = text.find(" ", place + 1)
         return best[1] if best is not None else None
 
     def _reach(self, one: _Found, turn: _Turn, x: float) -> int:
