@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from nightmill.client.schedules import apply_schedule, slicer_canary, sync_sweep
 from nightmill.errors import NightmillError, NotConfigured
 from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
-from nightmill.telemetry import set_up_logging
+from nightmill.telemetry import observe_slicings, set_up_logging
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
 from workflows.document_slicing import DocumentSlicing
@@ -274,6 +274,9 @@ async def run(settings: Settings) -> None:
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
         workers = await asyncio.to_thread(build_workers, client, assembly)
+        if settings.slicing.task_queue in queues_of(settings):
+            await asyncio.to_thread(assembly.slicing.scratch.sweep)
+            _observe_slicings(assembly)
         await _make_schedules(client, settings)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -283,6 +286,14 @@ async def run(settings: Settings) -> None:
             logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
             await stop.wait()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
+
+
+def _observe_slicings(assembly: Assembly) -> None:
+    parts = assembly.slicing
+    observe_slicings(
+        oldest_running=lambda: parts.slicings.oldest_running(datetime.now(UTC)),
+        breakers=lambda: {row.profile: row.state for row in parts.breakers.all()},
+    )
 
 
 async def _make_schedules(client: Client, settings: Settings) -> None:

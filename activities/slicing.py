@@ -14,7 +14,6 @@ from nightmill.contracts import (
     FinishedSlicing,
     FinishSlicing,
     NoticeRef,
-    ObsoleteFiles,
     OpenSlicing,
     SlicingAttention,
     SlicingRef,
@@ -95,7 +94,7 @@ class SlicingActivities:
             self.slicings.attention(attention.ref, attention.message)
 
     @activity.defn
-    def delete_files(self, obsolete: ObsoleteFiles) -> None:
+    def delete_files(self, ref: SlicingRef) -> None:
         """Delete files that nobody needs any more; what is gone already is no error."""
         with temporal_errors():
-            self.jobs.delete_files(obsolete)
+            self.jobs.delete_files(ref)

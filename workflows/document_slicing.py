@@ -19,7 +19,6 @@ with workflow.unsafe.imports_passed_through():
         FinishSlicing,
         Inspection,
         NoticeRef,
-        ObsoleteFiles,
         OpenSlicing,
         PageRange,
         ProgramInput,
@@ -65,7 +64,6 @@ class DocumentSlicing:
         self._progress = SlicingProgress()
         self._beats: dict[int, SlicerBeat] = {}
         self._programs: ProgramAttempts | None = None
-        self._earlier_run: str | None = None
 
     @workflow.run
     async def run(self, asked: SlicingInput) -> SlicingSummary:
@@ -118,7 +116,6 @@ class DocumentSlicing:
             if workflow.cancellation_reason() is not None:
                 raise asyncio.CancelledError from error
             raise
-        self._earlier_run = terms.earlier_run
         if terms.fault is not None:
             return self._ended(SlicingStatus.FAILED, terms.fault)
         self._programs = ProgramAttempts(self._ref, self._wait)
@@ -243,7 +240,7 @@ class DocumentSlicing:
         story.show_slicing(summary)
         story.upsert(story.STATUS.value_set(done.status.value))
         await asyncio.gather(*(self._notify(number) for number in range(finished.notices)))
-        await self._clean_up(has_result=done.result is not None)
+        await self._clean_up()
         return summary
 
     async def _notify(self, number: int) -> None:
@@ -261,12 +258,11 @@ class DocumentSlicing:
                 **policies.titled(policies.DATABASE_WRITE, "a notice needs attention"),
             )
 
-    async def _clean_up(self, *, has_result: bool) -> None:
-        obsolete = self._earlier_run if has_result else self._ref.run_id
+    async def _clean_up(self) -> None:
         try:
             await workflow.execute_activity_method(
                 SlicingActivities.delete_files,
-                ObsoleteFiles(ref=self._ref, runs=(obsolete,) if obsolete else ()),
+                self._ref,
                 **policies.titled(policies.FILE_CLEAN_UP, "delete what nobody needs"),
             )
         except ActivityError as error:

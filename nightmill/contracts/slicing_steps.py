@@ -57,7 +57,6 @@ class SlicingTerms(Outcome):
         metadata_timeout: For one attempt of the metadata program; None where the profile has none.
         heartbeat_timeout: After this much silence a worker is given up for lost.
         programs_queue: The task queue of the workers' slots for programs.
-        earlier_run: The run whose slices the document has so far.
         fault: Why the source cannot be read.
     """
 
@@ -66,7 +65,6 @@ class SlicingTerms(Outcome):
     metadata_timeout: Duration | None = None
     heartbeat_timeout: Duration
     programs_queue: str
-    earlier_run: str | None = None
     fault: Fault | None = None
 
 
@@ -199,18 +197,6 @@ class FinishedSlicing(Outcome):
 
     summary: SlicingSummary
     notices: int = 0
-
-
-class ObsoleteFiles(Contract):
-    """Input of `delete_files`: files of runs that nobody needs any more.
-
-    Attributes:
-        ref: The run that is over.
-        runs: Runs all of whose files are deleted; of `ref` itself, if it is not among them, the pages that were read.
-    """
-
-    ref: SlicingRef
-    runs: tuple[str, ...] = ()
 
 
 class SlicingAttention(Contract):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from nightmill.contracts import (
     FinishedSlicing,
     FinishSlicing,
-    ObsoleteFiles,
     OpenSlicing,
+    SlicingRef,
     SlicingStatus,
     SlicingTerms,
 )
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from nightmill.slicing.breaker import Breaker
     from nightmill.slicing.originals import Originals
     from nightmill.storage.files import FileStore
+    from nightmill.storage.slicing_attempts import AttemptRepository
     from nightmill.storage.slicings import SlicingRepository
+
+MAX_OBSOLETE_RUNS = 20
+"""Runs whose files one run deletes at most: its predecessor's, and what runs left that were ended from outside."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class SlicingJobs:
         originals: The PDFs.
         files: The file storage.
         slicings: The documents' records.
+        attempts: The records of programs, by which runs are known.
         breaker: Hears of slicers that work.
     """
 
@@ -48,6 +53,7 @@ class SlicingJobs:
     originals: Originals
     files: FileStore
     slicings: SlicingRepository
+    attempts: AttemptRepository
     breaker: Breaker
 
     def open(self, asked: OpenSlicing, *, scheduled_at: datetime, now: datetime) -> SlicingTerms:
@@ -69,7 +75,7 @@ class SlicingJobs:
         except DocumentFault as error:
             fault = error.fault()
         fail_point("slicing.fetched")
-        row = self.slicings.open(
+        self.slicings.open(
             asked.ref,
             name=name,
             source=given.source,
@@ -80,8 +86,7 @@ class SlicingJobs:
             now=now,
         )
         fail_point("slicing.opened")
-        terms = profile.terms(self.settings)
-        return terms.model_copy(update={"fault": fault, "earlier_run": row.result_run})
+        return profile.terms(self.settings).model_copy(update={"fault": fault})
 
     def finish(self, done: FinishSlicing, *, now: datetime) -> FinishedSlicing:
         """Write how a run ended, its slices included, in one transaction; a second call writes the same.
@@ -102,14 +107,17 @@ class SlicingJobs:
         told = 0 if row.status is SlicingStatus.CANCELED else len(row.notify)
         return FinishedSlicing(summary=summary, notices=told)
 
-    def delete_files(self, obsolete: ObsoleteFiles) -> None:
-        """Delete files that nobody needs any more; those that are gone already are no error.
+    def delete_files(self, ref: SlicingRef) -> None:
+        """Delete the files of runs whose slices the document does not have; those that are gone already are no error.
 
         Raises:
-            TransientError: The file storage is away.
+            TransientError: The file storage or the database is away.
         """
-        ref = obsolete.ref
-        for run in obsolete.runs:
+        row = self.slicings.get(ref.sha256, ref.profile)
+        if row.run_id != ref.run_id:
+            return  # a later run works on it, and does this at its end
+        obsolete = set(self.attempts.earlier_runs(row, limit=MAX_OBSOLETE_RUNS)) | ({ref.run_id} - {row.result_run})
+        for run in obsolete:
             self.files.delete(keys.run(ref.sha256, ref.profile, run))
         self.files.delete(keys.all_pages(ref))
         fail_point("slicing.swept")

@@ -122,6 +122,7 @@ class SlicingParts:
             originals=self.originals,
             files=self.files,
             slicings=self.slicings,
+            attempts=self.attempts,
             breaker=self.breaker,
         )
 
