@@ -134,7 +134,7 @@ def _valley(sheet: Sheet) -> tuple[float, float] | None:
     width = sheet.page.width
     low, high = int(width * _SEARCHED[0]), int(width * _SEARCHED[1])
     steps = [0] * (high - low + 2)
-    near = [line for line in sheet.lines if line.right - line.left < width * 0.6]
+    near = [line for line in sheet.lines if line.right - line.left < width * 0.6 and not _is_title(sheet, line)]
     for line in near:
         left, right = max(int(line.left), low), min(int(line.right) + 1, high)
         if left < right:

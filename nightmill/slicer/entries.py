@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 
 from nightmill.slicer.columns import Row
 from nightmill.slicer.heads import Head, Issuer, Type
-from nightmill.slicer.naming import MARCAS, fold, squeezed
+from nightmill.slicer.naming import MARCAS, fold, number_key, number_of, squeezed
 from nightmill.slicer.reconcile import CONFIRMED, INFERRED, UNCHECKED, UNLISTED, tag_of
 from nightmill.slicer.sections import Sections, is_marcas
 from nightmill.slicer.spans import Start
@@ -166,7 +166,13 @@ def _located(
         for head in heads
         if head.row > after and expected.key.number and head.key.number == expected.key.number
     ]
-    own += [(t.first, t.last + 1) for t in titles if t.first > after and _is_alike(t.words, entry)]
+    own += [
+        (title.first, title.last + 1)
+        for title in titles
+        if title.first > after
+        and _is_alike(title.words, entry)
+        and expected.key.number in {"", number_key(number_of(title.text))}  # numbers are alike, and not the same
+    ]
     anchor = _nearest(rows, anchors, announced)
     title = _nearest(rows, own, announced)
     if anchor is None and title is None:

@@ -270,7 +270,7 @@ class _Reader:
         if text[1] == " ":
             places.append(1)
         for place in places:
-            if self._width(one, place, turn) > _MARGIN_GAP * self._height(one, turn):
+            if abs(self._width(one, place, turn)) > _MARGIN_GAP * self._height(one, turn):
                 return place
         return None
 
