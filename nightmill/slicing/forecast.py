@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LEAST_RUNS = 20
 """Runs of one kind of document from which a forecast is made; with fewer the rule holds."""
 
+_MOST_RUNS = 100
+"""Of one kind: more teach nothing new, and every document's inspection pays for them (40 CPU-ms a kind)."""
+
 # Measured with the built-in slicer on two shared cores, 22 November 2026: 0.57 s for 9 pages, 1.13 for 35, 1.70 for 48,
 # 3.38 for 133; recognition 6.6 s a page of a printed sample, 8 to 10.5 CPU-s of a real one (150 to 300 dpi).
 START = 0.5
@@ -70,7 +73,13 @@ class Forecast:
     memory: Mapping[TextSource, _Growth]
 
     def estimate(
-        self, pages: int, size: int, text_source: TextSource, *, share_without_text: float | None = None
+        self,
+        pages: int,
+        size: int,
+        text_source: TextSource,
+        *,
+        share_without_text: float | None = None,
+        at_once: int = 1,
     ) -> SlicingEstimate:
         """Return what a document is expected to take; by the rule where too few like it were sliced.
 
@@ -79,13 +88,14 @@ class Forecast:
             size: Its bytes.
             text_source: Where its text comes from.
             share_without_text: See `rule`.
+            at_once: See `rule`.
         """
-        plain = rule(pages, size, text_source, share_without_text=share_without_text)
+        plain = rule(pages, size, text_source, share_without_text=share_without_text, at_once=at_once)
         duration, memory = self.durations.get(text_source), self.memory.get(text_source)
         if duration is None or pages <= 0:
             return plain
         return _estimate(
-            duration.at(pages, size) / 1_000,
+            _divided(duration.at(pages, size) / 1_000, at_once),
             memory.at(pages, size) if memory else plain.memory,
             "regression",
         )
@@ -94,13 +104,14 @@ class Forecast:
 def fit(samples: Sequence[AttemptSample]) -> Forecast | None:
     """Return a forecast from runs that ended well, or None where there are too few, or they are too much alike.
 
-    For each source of text by itself: at least 20 runs, of three page counts of which one is half as large again as
-    another. A few runs that took far longer, or shorter, than their like do not move it.
+    Each source of text is learned by itself, from its first 100 runs: at least 20, of three page counts of which one is
+    half as large again as another. A few runs that took far longer, or shorter, than their like do not move it.
     """
     durations: dict[TextSource, _Growth] = {}
     memory: dict[TextSource, _Growth] = {}
     for source in _SHARES:
         runs = [s for s in samples if s.text_source == source and s.pages > 0 and s.size >= 0 and s.duration_ms > 0]
+        del runs[_MOST_RUNS:]
         if (growth := _growth(runs, [run.duration_ms for run in runs])) is None:
             continue
         durations[source] = growth
@@ -110,7 +121,14 @@ def fit(samples: Sequence[AttemptSample]) -> Forecast | None:
     return Forecast(durations, memory) if durations else None
 
 
-def rule(pages: int, size: int, text_source: TextSource, *, share_without_text: float | None = None) -> SlicingEstimate:
+def rule(
+    pages: int,
+    size: int,
+    text_source: TextSource,
+    *,
+    share_without_text: float | None = None,
+    at_once: int = 1,
+) -> SlicingEstimate:
     """Return what a document is expected to take where no runs are known to learn from.
 
     Half a second, 25 ms a page with text and 8 s a page without: 2 s for 60 digital pages, 8 min for 60 scanned ones.
@@ -120,13 +138,14 @@ def rule(pages: int, size: int, text_source: TextSource, *, share_without_text: 
         size: Its bytes; it says little, and the rule does not look at it.
         text_source: Where its text comes from.
         share_without_text: The part of its pages that have no text, from 0 to 1; None: by the source.
+        at_once: How many page ranges are read at once; the memory is one program's all the same.
     """
     del size
     pages = max(pages, 0)
     recognized = pages * _share(text_source, share_without_text)
     seconds = START + (pages - recognized) * DIGITAL_PAGE + recognized * RECOGNIZED_PAGE
     memory = _MEMORY + pages * _MEMORY_PAGE + (_MEMORY_RECOGNITION if recognized else 0)
-    return _estimate(seconds, memory, "rule")
+    return _estimate(_divided(seconds, at_once), memory, "rule")
 
 
 def plan_chunks(
@@ -183,6 +202,10 @@ def _growth(runs: Sequence[AttemptSample], values: Sequence[int]) -> _Growth | N
         return None
     found = fit_positive([_row(run.pages, run.size) for run in runs], [float(value) for value in values])
     return None if found is None else _Growth(found)
+
+
+def _divided(seconds: float, at_once: int) -> float:
+    return seconds if at_once < 2 else min(seconds, START + seconds / at_once)
 
 
 def _estimate(seconds: float, memory: float, basis: Literal["regression", "rule"]) -> SlicingEstimate:

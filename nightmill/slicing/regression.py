@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from operator import mul
 from statistics import fmean, median
 
 Row = Sequence[float]
@@ -16,6 +17,7 @@ _ROUNDS = 20
 _CLOSE = 0.05  # deviations below 5 % weigh alike, lest one run that fits by chance decide
 _FARTHEST = 1.0  # a run that took e times as long as predicted pulls no harder than this
 _WORTH = 0.97  # a further column must lessen the deviations by 3 % to be taken
+_STILL = 1e-3  # of the largest coefficient: what follows is nothing beside the spread of runs
 _SINGULAR = 1e-9
 
 
@@ -47,7 +49,8 @@ def fit_positive(rows: Sequence[Row], values: Sequence[float]) -> tuple[float, .
 
 def predict(coefficients: Row, row: Row) -> float:
     """Return what is predicted for a row."""
-    return sum(c * x for c, x in zip(coefficients, row, strict=True))
+    total: float = sum(map(mul, coefficients, row))
+    return total
 
 
 def _deviation(coefficients: Row, rows: Sequence[Row], values: Sequence[float]) -> float:
@@ -73,7 +76,7 @@ def _fit(columns: tuple[int, ...], rows: Sequence[Row], values: Sequence[float])
             return None
         moved = max(abs(a - b) for a, b in zip(found, coefficients, strict=True))
         coefficients = found
-        if moved <= 1e-6 * max(map(abs, found)):
+        if moved <= _STILL * max(map(abs, found)):
             break
     if min(coefficients) < 0:
         return None
@@ -86,15 +89,18 @@ def _step(coefficients: list[float], rows: Sequence[Row], values: Sequence[float
     size = len(coefficients)
     matrix = [[0.0] * (size + 1) for _ in range(size)]
     for row, value in zip(rows, values, strict=True):
-        predicted = max(predict(coefficients, row), value * 1e-3)
-        off = _log_ratio(value, predicted)
-        weight = 1 / max(abs(off), _CLOSE)
-        relative = [x / predicted for x in row]
-        target = 1 + max(-_FARTHEST, min(off, _FARTHEST))
-        for i in range(size):
-            for j in range(size):
-                matrix[i][j] += weight * relative[i] * relative[j]
-            matrix[i][size] += weight * relative[i] * target
+        predicted = max(sum(map(mul, coefficients, row)), value * 1e-3)
+        off = max(-_FARTHEST, min(math.log(value / predicted), _FARTHEST))
+        weight = 1 / (max(abs(off), _CLOSE) * predicted * predicted)
+        target = (1 + off) * predicted
+        for i, line in enumerate(matrix):
+            factor = weight * row[i]
+            for j in range(i, size):
+                line[j] += factor * row[j]
+            line[size] += factor * target
+    for i in range(size):
+        for j in range(i):
+            matrix[i][j] = matrix[j][i]
     return _solved(matrix)
 
 

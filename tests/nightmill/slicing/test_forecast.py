@@ -231,3 +231,11 @@ def test_the_parts_are_the_whole_in_order() -> None:
             assert [each.first for each in found] == [0, *(each.last + 1 for each in found[:-1])]
             assert found[-1].last == pages - 1
             assert all(each.first <= each.last for each in found)
+
+
+def test_what_is_read_at_once_takes_a_part_of_the_time_and_no_less_than_a_start() -> None:
+    assert rule(60, 1, "scanned", at_once=4).duration.total_seconds() == pytest.approx(0.5 + 480.5 / 4)
+    assert rule(0, 1, "scanned", at_once=4) == rule(0, 1, "scanned")
+    forecast = fitted(runs(start=1_000, page=7_000, source="scanned"))
+    alone, divided = (forecast.estimate(60, 10**6, "scanned", at_once=count).duration for count in (1, 2))
+    assert divided.total_seconds() == pytest.approx(0.5 + alone.total_seconds() / 2)
