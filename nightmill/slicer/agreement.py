@@ -17,6 +17,7 @@ import pikepdf
 import pypdfium2
 
 from nightmill.slicer.opening import PdfProblem, open_pdf
+from nightmill.slicer.saving import save
 
 MAX_OBJECTS = 8_000_000
 """Objects of a PDF; one of 2,415 pages has some 60,000."""
@@ -68,7 +69,7 @@ def agreed_pdf(source: Path, folder: Path, *, max_pages: int) -> Iterator[Agreed
             if pdf is None or only_counted:
                 _import_all(document, counted, copy)
             else:
-                pdf.save(copy)
+                save(pdf, copy.file)
             copy.flush()
         path = Path(copy.name)
         pdf = _open(path, stack)

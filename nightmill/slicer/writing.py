@@ -19,6 +19,7 @@ import pikepdf
 import pypdfium2
 
 from nightmill.slicer.model import Piece
+from nightmill.slicer.saving import save
 
 MAX_SLUG = 60
 _CHUNK = 1024 * 1024
@@ -57,7 +58,7 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(exist_ok=True)
-        earlier = next(filter(_PATTERN.fullmatch, os.listdir(folder)), None)
+        earlier = next((path.name for path in folder.iterdir() if _PATTERN.fullmatch(path.name)), None)
     except OSError as error:
         raise OutputProblem(f"output folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -112,11 +113,7 @@ def _write(pages: Any, piece: Piece, folder: Path, name: str) -> WrittenFile:
         try:
             with pikepdf.new() as part:
                 part.pages.extend(pages[piece.start_page : piece.end_page + 1])
-                part.save(
-                    file,
-                    object_stream_mode=pikepdf.ObjectStreamMode.generate,
-                    deterministic_id=True,
-                )
+                save(part, file)
         except (pikepdf.PdfError, pikepdf.ForeignObjectError, ValueError, RuntimeError) as error:
             (folder / name).unlink()
             return WrittenFile(None, problem=f"its file could not be written: {str(error)[:200]}")
