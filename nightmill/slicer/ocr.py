@@ -90,7 +90,7 @@ class _Reader:
     def complete(self, page: Page) -> Page:
         """Return a page with the best text that can be had."""
         always = self._recognition.mode == "always"
-        letters = letters_in(page.lines)
+        letters = letters_in(page.lines, enough=None if always else WATERMARK_LETTERS)
         if letters >= WATERMARK_LETTERS and not always:
             return page
         opened = self._document[page.index]
@@ -133,9 +133,14 @@ def _recognize(recognition: Recognition, opened: Any) -> tuple[Recognized, int]:
     return found, 0
 
 
-def letters_in(lines: list[Line]) -> int:
-    """Return how many letters some lines have."""
-    return sum(sum(map(str.isalpha, line.text)) for line in lines)
+def letters_in(lines: list[Line], enough: int | None = None) -> int:
+    """Return how many letters some lines have; counting ends where there are `enough`."""
+    letters = 0
+    for line in lines:
+        letters += sum(map(str.isalpha, line.text))
+        if enough is not None and letters >= enough:
+            break
+    return letters
 
 
 def render(page: Any, dpi: float, turned: int = 0) -> tuple[Image, float]:

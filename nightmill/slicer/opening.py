@@ -66,11 +66,13 @@ def _open(source: Path | bytes, stack: ExitStack) -> Any:
 def _rewrite(source: Path | bytes, target: IO[bytes]) -> None:
     import pikepdf  # 0.2 s, needed for damaged files only
 
+    from nightmill.slicer.saving import save
+
     try:
         with pikepdf.open(BytesIO(source) if isinstance(source, bytes) else source) as pdf:
             if len(pdf.pages) == 0:
                 raise PdfProblem("empty", "the PDF has no pages")
-            pdf.save(target)
+            save(pdf, target)
     except pikepdf.PasswordError:
         raise PdfProblem("encrypted", "the PDF is encrypted and needs a password") from None
     except (pikepdf.PdfError, ValueError, RuntimeError) as error:
