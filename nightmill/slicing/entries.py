@@ -168,6 +168,10 @@ def as_shown(value: Any) -> str:
     return str(value)[:40]
 
 
+def _is_utf8(text: str) -> bool:
+    return not _HALF_PAIR.search(text)
+
+
 def joined(before: str | None, problem: EntryProblem, message: str) -> str:
     """Return the line of a further problem behind that of earlier ones."""
     line = f"{problem}: {message}"
@@ -251,11 +255,13 @@ class _Reading:
         if not path:
             self.flag(EntryProblem.FILE_MISSING, "no `path` is given")
             return None
+        if not _is_utf8(path):
+            self.flag(EntryProblem.FILE_MISSING, f"{shown(path, 100)}: a name that is no text")
+            return None
         try:
             file = os.fdopen(open_inside(folder, path), "rb")
-        except (OSError, UnicodeEncodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a name that a file can have"
-            self.flag(EntryProblem.FILE_MISSING, f"{shown(path, 100)}: {reason}")
+        except OSError as error:
+            self.flag(EntryProblem.FILE_MISSING, f"{shown(path, 100)}: {error.strerror}")
             return None
         with file:
             beginning = file.read(_BEGINNING)
@@ -271,7 +277,7 @@ class _Reading:
         return {"left_out": f"more than {MAX_DETAILS:,} bytes"} if kept is None else kept
 
     def _storable(self, name: str, value: str, limit: int) -> str:
-        if _HALF_PAIR.search(value):
+        if not _is_utf8(value):
             self.flag(EntryProblem.INVALID, f"`{name}` holds characters that are none; they are U+FFFD now")
         text = storable(value)
         if len(text) > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -58,9 +59,10 @@ def read_result(
         OSError: The output or the folder cannot be read.
     """
     with stdout.open("rb") as file:
-        output = JsonOutput(text := file.read(MAX_OUTPUT + 1))
-    if len(text) > MAX_OUTPUT:
-        raise OutputFlood(f"the result has more than {MAX_OUTPUT:,} bytes")
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_OUTPUT:
+            raise OutputFlood(f"the result has {size:,} bytes, at most {MAX_OUTPUT:,} are read")
+        output = JsonOutput(file.read(size))  # a bound in its place would be allocated whole
     members = output.members()
     _check_pages(_value(output, members, "page_count"), page_count)
     number, issued_on, flags = _gazette(_value(output, members, "gazette"))

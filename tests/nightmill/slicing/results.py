@@ -52,4 +52,5 @@ def read(root: Path, said: Any, *, page_count: int = 3, **options: Any) -> Slice
     if not isinstance(said, str | bytes):
         said = json.dumps(said)
     (root / "stdout").write_bytes(said if isinstance(said, bytes) else said.encode())
-    return read_result(root / "stdout", folder=folder_of(root), page_count=page_count, **options)
+    folder = root / "output" if (root / "output").exists() else folder_of(root)
+    return read_result(root / "stdout", folder=folder, page_count=page_count, **options)
