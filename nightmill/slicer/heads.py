@@ -130,7 +130,7 @@ def _head_at(
 ) -> Head | None:
     row = rows[place]
     text = row.text.strip()
-    if not text[:1].isupper() or len(text) > LONGEST or not (row.is_centred and kind.stands_out(row)):
+    if not text[:1].isupper() or len(text) > LONGEST or not (kind.stands_out(row) and row.is_centred):
         return None
     found = profile.act.match(text)
     if found is None:
@@ -219,10 +219,10 @@ def _issuer_at(
     rows: Sequence[Row], place: int, kind: Type, profile: GazetteProfile, starts: Collection[int]
 ) -> Issuer | None:
     row = rows[place]
-    folded = fold(row.text[:LONGEST])
-    if not profile.issuer_folded.match(folded) or _NOT_ISSUER.search(folded) or not row.text.strip()[:1].isupper():
+    if not (kind.stands_out(row) and row.is_centred and row.text.strip()[:1].isupper()):
         return None
-    if not (row.is_centred and kind.stands_out(row)):
+    folded = fold(row.text[:LONGEST])
+    if not profile.issuer_folded.match(folded) or _NOT_ISSUER.search(folded):
         return None
     last = place
     while (

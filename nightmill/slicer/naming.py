@@ -8,7 +8,10 @@ from typing import NamedTuple
 MARCAS = "Marcas de Fábrica"
 AVISOS = "Avisos Legales"
 
-_FOLDED = str.maketrans("áéíóúüàèìòùâêôãõçÁÉÍÓÚÜÀÈÌÒÙÂÊÔÃÕÇ", "aeiouuaeiouaeoaocAEIOUUAEIOUAEOAOC")
+_ACCENTS = (
+    ("á", "a"), ("é", "e"), ("í", "i"), ("ó", "o"), ("ú", "u"), ("ü", "u"), ("à", "a"), ("è", "e"), ("ì", "i"), ("ò", "o"),
+    ("ù", "u"), ("â", "a"), ("ê", "e"), ("ô", "o"), ("ã", "a"), ("õ", "o"), ("ç", "c"),
+)  # fmt: skip
 
 NUMBER_SIGN = r"(?:N[úuÚU]MEROS?|N[úu]meros?|N[OoºÓó°]s?\s?[.,]?[°º]?|N[ÚúUu][Mm]\.?|N°|Nº|#)"
 """What stands before an act's number, in the spellings of gazettes."""
@@ -36,7 +39,11 @@ class ActKey(NamedTuple):
 
 def fold(text: str) -> str:
     """Return the text without accents, in lower case, its white space squeezed."""
-    return " ".join(text.translate(_FOLDED).lower().split())
+    text = text.lower()
+    if not text.isascii():  # replacing is ten times as fast as translating
+        for accented, plain in _ACCENTS:
+            text = text.replace(accented, plain)
+    return " ".join(text.split())
 
 
 def squeezed(text: str) -> str:

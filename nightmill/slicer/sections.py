@@ -61,7 +61,7 @@ def find_sections(sheets: Sequence[Sheet], rows: Sequence[Row], kind: Type, prof
         titled = [
             row.page
             for row in rows
-            if row.page and _SECTION_B.fullmatch(fold(row.text)) and row.is_centred and kind.is_large(row)
+            if row.page and kind.is_large(row) and row.is_centred and _SECTION_B.fullmatch(fold(row.text[:80]))
         ]
         sections.b_page = titled[0] if titled else None
     if sections.b_page is None:
@@ -71,14 +71,14 @@ def find_sections(sheets: Sequence[Sheet], rows: Sequence[Row], kind: Type, prof
     sections.marcas_row = next((place for place in in_b if is_marcas(rows[place], kind)), None)
     if sections.marcas_row is None:
         sections.marcas_row = next(
-            (place for place in in_b if re.match(r"\[?1\]?\s?/\s?(?:no\.?\s)?solicitud", fold(rows[place].text))), None
+            (place for place in in_b if re.match(r"\[?1\]?\s?/\s?(?:no\.?\s)?solicitud", fold(rows[place].text[:40]))), None
         )
     return sections
 
 
 def is_marcas(row: Row, kind: Type) -> bool:
     """Whether the row is the title of the trademarks."""
-    return _MARCAS.fullmatch(fold(row.text[:80])) is not None and row.is_centred and kind.stands_out(row)
+    return kind.stands_out(row) and row.is_centred and _MARCAS.fullmatch(fold(row.text[:80])) is not None
 
 
 def _labels(sheets: Sequence[Sheet], profile: GazetteProfile) -> dict[int, tuple[str, int]]:
