@@ -58,7 +58,7 @@ def cut_pages(pages: Sequence[Page], profile: str = "auto") -> Cut:
         starts, flags = starts_of_entries(rows, heads, issuers, type_facts, sumario, sections)
     starts += _sections_as_starts(rows, sections)
     pieces = cut(rows, starts, left_out, len(pages), {start.issuer for start in starts if start.issuer})
-    for piece, start, following in zip(pieces, starts, [*starts[1:], None], strict=True):
+    for piece, start, following in zip(pieces, starts, [*starts, None][1:], strict=True):
         _describe(piece.extras, rows[start.row : following.row if following else len(rows)], sheets, sections)
         if piece.name == MARCAS:
             records = read_records(rows[start.row : following.row if following else len(rows)])
