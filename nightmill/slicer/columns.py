@@ -214,7 +214,7 @@ def _usual_edges(sheets: Sequence[Sheet]) -> dict[tuple[int, int], tuple[float, 
         for column in (0, 1) if sheet.gutter is not None else (0,):
             own = found[sheet.page.index].get(column)
             width = usual_widths.get((sheet.gutter is None, column))
-            if width is not None and (own is None or own[1] - own[0] < 0.95 * (width[1] - width[0])):
+            if width is not None and (own is None or own[1] - own[0] < 0.98 * (width[1] - width[0])):
                 origin = sheet.gutter or 0.0
                 own = origin + width[0], origin + width[1]
             if own is None:

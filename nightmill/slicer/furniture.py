@@ -27,6 +27,8 @@ _DIGITS = re.compile(r"\d+")
 _NOT_WORDS = re.compile(r"[\W_]+")
 _DRIFT = 14.0
 """Points by which a running header may stand higher or lower than usual: scanned pages do."""
+_STACK = 12.0
+_LETTERS = 6
 _GRID = 6.0
 """Points: a stamp that comes back within them stands at the same place."""
 
@@ -41,10 +43,12 @@ def sorted_out(pages: Sequence[Page], profile: GazetteProfile) -> list[Sheet]:
     for page, lines in zip(pages, cleaned, strict=True):
         body = document_body if page.source == "digital" else body_size(lines)
         sheet = Sheet(page, body, [])
+        stacks = _stacks(lines)
         for line in lines:
             is_furniture = (
                 _is_repeated(page, line, repeated)
                 or _place(line) in stamped
+                or (len(line.text) == 1 and _stand(line) in stacks)
                 or (_zone(page, line) and _is_label_or_header(page, line, profile))
             )
             (sheet.furniture if is_furniture else sheet.lines).append(line)
@@ -111,6 +115,21 @@ def _stamped(cleaned: Sequence[list[Line]]) -> set[tuple[str, int, int]]:
         counts.update({_place(line) for line in lines})
     few, many = max(3, REPEATED * len(cleaned)), max(5, STAMPED * len(cleaned))
     return {place for place, count in counts.items() if count >= (few if len(place[0]) <= 3 else many)}
+
+
+def _stand(line: Line) -> int:
+    return round((line.left + line.right) / 2 / _STACK)
+
+
+def _stacks(lines: Sequence[Line]) -> set[int]:
+    """Return where letters stand one under the other, as those of a watermark do; not the numerals over paragraphs."""
+    letters: dict[int, set[str]] = {}
+    counts: Counter[int] = Counter()
+    for line in lines:
+        if len(line.text) == 1 and line.text.isalpha():
+            counts[_stand(line)] += 1
+            letters.setdefault(_stand(line), set()).add(line.text)
+    return {stand for stand, count in counts.items() if count >= _LETTERS and letters[stand] - set("IVX")}
 
 
 def _is_label_or_header(page: Page, line: Line, profile: GazetteProfile) -> bool:

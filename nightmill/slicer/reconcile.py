@@ -18,6 +18,9 @@ _OPENING = re.compile(
     r"(?:considerando|el congreso nacional|el presidente|la presidenta|el (?:sub)?secretario|la (?:sub)?secretaria|"
     r"el infrascrito|la infrascrita|el suscrito|la suscrita|vist[oa]s?\b|el directorio|el pleno|articulo 1\b|primero\b)"
 )
+UNDER = 10
+"""Rows under an act's first one that still belong to its beginning."""
+
 CONFIRMED, UNCHECKED, UNLISTED, INFERRED = 1.0, 0.8, 0.6, 0.3
 
 
@@ -171,13 +174,18 @@ def _inferred(
 
 
 def _after_a_closing(rows: Sequence[Row], places: Sequence[int], taken: Collection[int]) -> int | None:
+    """Return where an act seems to open: after another's closing words, else where opening words stand centred."""
     closed = False
+    centred: int | None = None
     for each in places:
         folded = fold(rows[each].text[:200])
         if each in taken:
             closed = False
-        elif closed and _OPENING.match(folded):
-            return each
+        elif _OPENING.match(folded):
+            if closed:
+                return each
+            if centred is None and rows[each].is_inset and not any(0 <= each - start <= UNDER for start in taken):
+                centred = each
         elif _CLOSING.search(folded):
             closed = True
-    return None
+    return centred
