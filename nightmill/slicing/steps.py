@@ -14,7 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightmill.contracts import Inspection, PageRange, ProgramInput, ProgramOutcome, SlicingRef
+from nightmill.contracts import (
+    Inspection,
+    PageRange,
+    ProgramInput,
+    ProgramOutcome,
+    SlicingEstimate,
+    SlicingRef,
+)
 from nightmill.failpoints import fail_point
 from nightmill.slicing import keys
 from nightmill.slicing.faults import InvalidJson, InvalidResult, SlicingFault
@@ -31,6 +38,7 @@ from nightmill.telemetry import record_program, redacted
 
 if TYPE_CHECKING:
     from nightmill.settings.slicing import SlicingSettings
+    from nightmill.slicing.inspection import Inspected
     from nightmill.slicing.institutions import InstitutionNames
     from nightmill.slicing.originals import Originals
     from nightmill.slicing.programs import Bounds, ProgramRun
@@ -87,18 +95,17 @@ class SlicingSteps:
             return Inspection(fault=error.fault())
         await in_thread(self.slicings.inspected, asked.ref, page_count=found.page_count, text_source=found.text_source)
         profile = find_profile(self.settings, asked.ref.profile)
-        forecast = fit(await in_thread(self.attempts.samples, asked.ref.profile, "slice"))
-        expected = (found.page_count, size, found.text_source)
         chunks: Sequence[PageRange] = ()
         if profile.settings.fan_out:
             concurrency = self.settings.concurrency
             chunks = plan_chunks(found.page_count, found.text_source, None, concurrency=concurrency)
+        estimate = await in_thread(self._estimate, asked.ref.profile, found, size, len(chunks))
         fail_point("slicing.inspected")
         return Inspection(
             page_count=found.page_count,
             size=size,
             text_source=found.text_source,
-            estimate=forecast.estimate(*expected) if forecast else rule(*expected),
+            estimate=estimate,
             chunks=tuple(chunks),
             reasons=found.flags,
         )
@@ -163,6 +170,14 @@ class SlicingSteps:
         except SlicingFault as error:
             return ProgramOutcome(fault=error.fault())
         return ProgramOutcome(number=number, issued_on=issued_on)
+
+    def _estimate(self, profile: str, found: Inspected, size: int, chunks: int) -> SlicingEstimate:
+        """Return what a run is expected to take, by what the profile's earlier ones took if there were enough."""
+        samples = [*self.attempts.samples(profile, "slice"), *self.attempts.samples(profile, "pages")]
+        forecast = fit(samples)
+        at_once = max(1, min(chunks, self.settings.concurrency))
+        expect = rule if forecast is None else forecast.estimate
+        return expect(found.page_count, size, found.text_source, at_once=at_once)
 
     async def _place(self, step: str, asked: ProgramInput, tell: Tell) -> AbstractAsyncContextManager[Workplace]:
         ref = asked.ref
