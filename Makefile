@@ -29,7 +29,7 @@ test-full: install ## run the long tests as well
 test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
 	$(BIN)/python -m pytest tests/conformance
 
-test-system: install ## run the tests that need system tools: strace, network namespaces, pages from Debian's packages
+test-system: install ## run the tests that need system tools: strace, network namespaces, tesseract, files of others
 	$(PYTEST) $(SHARED) -m system
 
 check: install ## formatting, lint, strict types, import layers
@@ -43,7 +43,7 @@ format: install ## format and sort imports
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it in the same run
-	@for file in bench/[adp]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
+	@for file in bench/[adp]*.py bench/s[0-9]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
 
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
