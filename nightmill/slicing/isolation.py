@@ -44,12 +44,14 @@ class Isolation:
     Attributes:
         level: `sandbox` or `process`.
         bwrap: bubblewrap's program.
+        more: Further options of bubblewrap's; none, unless one wants to see what the probe makes of them.
         strict: Whether it takes the options of bubblewrap 0.8: no further user namespaces, bounded temporary memory.
     """
 
     level: Level
     bwrap: Path | None = None
     strict: bool = True
+    more: tuple[str, ...] = ()
 
     def wrap(self, command: Sequence[str], *, folder: Path, readable: Iterable[Path] = ()) -> list[str]:
         """Return the command that runs this one at this level.
@@ -65,7 +67,7 @@ class Isolation:
         shown = _System(wrapped, sized=self.strict)
         for path in (Path(sys.base_prefix), Path(sys.prefix), _PACKAGE, Path(command[0]), *readable):
             shown.add(path)
-        wrapped += ["--bind", str(folder), str(folder), "--remount-ro", "/"]
+        wrapped += ["--bind", str(folder), str(folder), "--remount-ro", "/", *self.more]
         return [*wrapped, "--json-status-fd", "3", "--chdir", str(folder), "--", *command]
 
 

@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "nightmill-scratch-"
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_ONCE = 1_000
+AT_ONCE = 1_000
 """Names that are read at once of a folder that may have millions."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Scratch:
@@ -167,7 +168,7 @@ def _empty(top: int) -> None:
 
 def _names(folder: int) -> list[bytes]:
     with os.scandir(folder) as entries:
-        return [os.fsencode(entry.name) for entry in itertools.islice(entries, _AT_ONCE)]
+        return [os.fsencode(entry.name) for entry in itertools.islice(entries, AT_ONCE)]
 
 
 def _unlink(name: bytes, folder: int) -> bool:

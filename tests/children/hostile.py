@@ -1,4 +1,4 @@
-"""Programs that do what programs must not: `hostile.py BEHAVIOUR ID`. The ID is in the command line of all they start."""
+"""Programs that do what programs must not: `hostile.py BEHAVIOUR ID`. The ID is in all their command lines."""
 
 from __future__ import annotations
 
@@ -46,8 +46,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def say_done() -> None:
+    os.write(1, b"done\n")
+
+
 def is_done() -> None:
-    print("done")
+    say_done()
 
 
 def gives_up() -> None:
@@ -81,9 +85,9 @@ def stalls() -> None:
 
 def makes_progress() -> None:
     for page in range(8):
-        say('{"page": %d, "of": 8}\n' % (page + 1))
+        say(f'{{"page": {page + 1}, "of": 8}}\n')
         time.sleep(0.15)
-    print("done")
+    say_done()
 
 
 def lies_about_progress() -> None:
@@ -92,7 +96,7 @@ def lies_about_progress() -> None:
         '{"page": 1}\n{"page": 1, "of": 99999999999999999999}\n["page"]\n{"page": ' + "[" * 3_000 + "\n"
         '{"page": 1, "of": 2' + " " * 5_000 + "}\n"
     )
-    say("no end of line \x1b[2J\x00\r \xff".encode("latin-1").decode("latin-1"))
+    os.write(2, b"no end of line \x1b[2J\x00\r\xff\xe2\x80\xae")
 
 
 def spins() -> None:
@@ -164,7 +168,7 @@ def escapes() -> None:
             start("ignores_signals")
         os._exit(0)
     os.wait()
-    print("done")
+    say_done()
 
 
 def escapes_again_and_again() -> None:
@@ -181,7 +185,7 @@ def holds_the_pipes() -> None:
     if os.fork() == 0:
         deaf()
         sleep()
-    print("done")
+    say_done()
 
 
 def bombs() -> None:
@@ -212,23 +216,21 @@ def leaves_zombies() -> None:
 
 
 def writes_too_long_a_file() -> None:
-    with open("large", "wb") as file:
-        while True:
-            file.write(b"x" * MIB)
+    file = os.open("large", os.O_WRONLY | os.O_CREAT)
+    while True:
+        os.write(file, b"x" * MIB)
 
 
 def writes_too_many_files() -> None:
     deaf()
-    for number in range(40):
-        with open(f"{number}", "wb") as file:
-            file.write(b"x" * (3 * MIB))
+    for number in range(20):
+        os.write(os.open(f"{number}", os.O_WRONLY | os.O_CREAT), b"x" * (3 * MIB))
     sleep()
 
 
 def opens_too_many_files() -> None:
-    kept = []
     while True:
-        kept.append(open(os.devnull))  # noqa: SIM115
+        os.open(os.devnull, os.O_RDONLY)
 
 
 def kills_its_parent() -> None:
@@ -238,6 +240,38 @@ def kills_its_parent() -> None:
     deaf()
     os.kill(os.getppid(), signal.SIGKILL)
     sleep()
+
+
+def waits_with_children() -> None:
+    """Have a child, and one that has left: another session, no parent, no environment."""
+    if os.fork() == 0:
+        deaf()
+        sleep()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            start("ignores_signals")
+        os._exit(0)
+    os.wait()
+    deaf()
+    say('{"page": 1, "of": 2}\n')
+    sleep()
+
+
+def shows_its_bounds() -> None:
+    names = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE")
+    lines = [f"{name} {resource.getrlimit(getattr(resource, name))[0]}" for name in names]
+    lines += [f"{name}={value}" for name, value in os.environ.items()]
+    lines += [
+        f"umask {os.umask(0):o}",
+        f"nice {os.nice(0)}",
+        f"folder {os.path.realpath('.')}",
+        f"stdin {os.read(0, 1)!r}",
+    ]
+    with os.scandir("/proc/self/fd") as descriptors:
+        lines += [f"descriptors {sorted(entry.name for entry in descriptors)}"]
+    lines += [f"ignored {[n for n in range(1, 32) if signal.getsignal(n) is signal.SIG_IGN]}"]
+    os.write(1, "\n".join(lines).encode())
 
 
 if __name__ == "__main__":

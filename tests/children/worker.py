@@ -1,8 +1,9 @@
-"""A worker that runs one hostile program: `worker.py LEVEL BEHAVIOUR ID SCRATCH`. It says when the program runs."""
+"""A worker that runs one hostile program: `worker.py LEVEL BEHAVIOUR ID SCRATCH`. It says when that runs."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -30,8 +31,8 @@ async def main(level: str, behaviour: str, name: str, scratch: str) -> None:
     runner = ProgramRunner(open_isolation("sandbox" if level == "sandbox" else "process"))
     with Scratch(Path(scratch)).folder() as folder:
         command = (sys.executable, "-I", "-S", str(HOSTILE), behaviour, name)
-        print("starting", flush=True)
-        await runner.run(Program(command=command, readable=(HOSTILE.parent,), folder=folder, bounds=BOUNDS))
+        program = Program(command=command, readable=(HOSTILE.parent,), folder=folder, bounds=BOUNDS)
+        await runner.run(program, lambda *_: os.write(1, b"running\n"))
 
 
 if __name__ == "__main__":

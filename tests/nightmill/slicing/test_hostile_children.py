@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -130,7 +129,7 @@ class Household:
 
 
 @pytest.fixture(scope="module")
-def household(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Household]:
+def household(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Household:
     """All cases that were asked for, run at once; those are told apart by what is asked of them below."""
     asked = {
         (item.callspec.params["case"].behaviour, item.callspec.params["level"]): item.callspec.params
@@ -143,13 +142,17 @@ def household(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     wanted = [(case, level) for case, level in wanted if level == "process" or without_sandbox() is None]
     asyncio.run(found.run_all(wanted[:1]))  # what is imported and opened once is not a leak
     ours = process_tree.descendants(os.getpid())
-    descriptors, memory = len(os.listdir("/proc/self/fd")), _memory()
+    descriptors, memory = _descriptors(), _memory()
     asyncio.run(found.run_all(wanted))
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert _descriptors() == descriptors
     assert _memory() - memory <= 32 * MIB
     assert {one.pid for one in process_tree.descendants(os.getpid())} <= {one.pid for one in ours}  # no zombie, too
     assert list(found.scratch.root.iterdir()) == []
-    yield found
+    return found
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _memory() -> int:
