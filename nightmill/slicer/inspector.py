@@ -119,24 +119,28 @@ def spread(pages: int) -> list[int]:
 def kind_of(document: Any, index: int) -> str:
     """Return `digital` for a page with a text, `scanned` for one that shows something else, `blank` for an empty one.
 
-    One that cannot be opened is blank.
+    One that cannot be read is blank.
     """
     try:
         page = document[index]
+        try:
+            return _kind_of(page)
+        finally:
+            page.close()
     except pypdfium2.PdfiumError:
         return "blank"
-    try:
-        text = page.get_textpage()
-        letters = sum(map(str.isalpha, _beginning_of(text)))
-        text.close()
-        if letters >= WATERMARK:
-            return "digital"
-        objects = list(islice(page.get_objects(max_depth=3), MAX_OBJECTS))
-        if letters >= FEW_LETTERS:
-            return "scanned" if _is_covered(page, objects) else "digital"
-        return "scanned" if objects else "blank"
-    finally:
-        page.close()
+
+
+def _kind_of(page: Any) -> str:
+    text = page.get_textpage()
+    letters = sum(map(str.isalpha, _beginning_of(text)))
+    text.close()
+    if letters >= WATERMARK:
+        return "digital"
+    objects = list(islice(page.get_objects(max_depth=3), MAX_OBJECTS))
+    if letters >= FEW_LETTERS:
+        return "scanned" if _is_covered(page, objects) else "digital"
+    return "scanned" if objects else "blank"
 
 
 def text_source(kinds: list[str]) -> str:

@@ -209,6 +209,8 @@ def _uncovered(drafts: Sequence[Draft], page_count: int) -> list[str]:
         start = covered.find(0, end)
     if not ranges:
         return []
+    if len(ranges) == 1 and "-" not in ranges[0]:
+        return [f"page {ranges[0]} belongs to no slice"]
     more = f" and {len(ranges) - _SHOWN_RANGES} more ranges" if len(ranges) > _SHOWN_RANGES else ""
     return [f"pages {', '.join(ranges[:_SHOWN_RANGES])}{more} belong to no slice"]
 

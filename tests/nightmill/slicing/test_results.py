@@ -150,7 +150,7 @@ def test_an_entry_that_is_no_object_is_kept_as_one_that_says_nothing(tmp_path: P
     assert found.entries[1].problem is not None
     assert found.entries[1].problem.startswith("invalid: ")
     assert found.entries[2].path == "0002.pdf"
-    assert "pages 2 belong to no slice" in found.reasons()
+    assert "page 2 belongs to no slice" in found.reasons()
 
 
 def test_a_file_that_is_no_pdf_is_flagged_and_not_used(tmp_path: Path) -> None:
@@ -287,6 +287,7 @@ def test_what_the_slicer_reports_is_kept_within_bounds(tmp_path: Path) -> None:
     [
         ([(0, 9)], []),
         ([(0, 3), (3, 9)], []),
+        ([(0, 4), (6, 9)], ["page 6 belongs to no slice"]),
         ([(1, 8)], ["pages 1, 10 belong to no slice"]),
         ([(0, 0), (4, 5)], ["pages 2-4, 7-10 belong to no slice"]),
     ],
