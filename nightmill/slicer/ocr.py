@@ -93,7 +93,10 @@ class _Reader:
         letters = letters_in(page.lines, enough=None if always else WATERMARK_LETTERS)
         if letters >= WATERMARK_LETTERS and not always:
             return page
-        opened = self._document[page.index]
+        try:
+            opened = self._document[page.index]
+        except pypdfium2.PdfiumError:
+            return replace(page, source="none", problem="it cannot be opened")
         try:
             if letters >= FEW_LETTERS and not always and image_coverage(opened) < _COVERED:
                 return page
@@ -101,7 +104,7 @@ class _Reader:
                 return replace(page, source="none")
             return self._recognized(page, opened, letters)
         except pypdfium2.PdfiumError as error:
-            return replace(page, problem=f"the page cannot be rendered ({str(error)[:100]})")
+            return replace(page, problem=f"it cannot be rendered ({str(error)[:100]})")
         finally:
             opened.close()
 

@@ -135,7 +135,7 @@ def _unread(pages: Iterable[Page]) -> list[str]:
         if page.problem is not None:
             found[page.problem].append(page.index)
     return [
-        f"{len(indexes)} {'page' if len(indexes) == 1 else 'pages'} without usable text, and {problem}: "
+        f"{len(indexes)} {'page' if len(indexes) == 1 else 'pages'} without usable text ({problem}): "
         + pages_as_text(indexes)
         for problem, indexes in found.items()
     ]

@@ -65,14 +65,14 @@ def missing_parts(recognition: Recognition) -> str | None:
     """Return what is missing for text recognition, or None."""
     program = shutil.which(recognition.program)
     if program is None:
-        return "OCR is not installed (tesseract)"
+        return "OCR is not installed: tesseract"
     try:
         asked = subprocess.run([program, "--list-langs"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"OCR cannot be started (tesseract: {type(error).__name__})"
+        return f"OCR cannot be started: tesseract, {type(error).__name__}"
     known = set((asked.stdout + asked.stderr).split())
     lacking = [language for language in recognition.languages.split("+") if language not in known]
-    return f"OCR has no data for the language {', '.join(lacking)} (tesseract)" if lacking else None
+    return f"OCR has no data for the language {', '.join(lacking)}: tesseract" if lacking else None
 
 
 def recognize(recognition: Recognition, image: Image, per_point: float, end: float) -> Recognized:
@@ -157,7 +157,7 @@ def _run(recognition: Recognition, image: Image, options: Sequence[str], end: fl
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
     except OSError as error:
-        raise OcrProblem(f"OCR cannot be started (tesseract: {error.strerror})") from None
+        raise OcrProblem(f"OCR cannot be started: tesseract, {error.strerror}") from None
     with process, _ended_with_us(process):
         try:
             found, log = process.communicate(image.as_pgm(), timeout=max(0.0, end - time.monotonic()))
@@ -170,7 +170,7 @@ def _run(recognition: Recognition, image: Image, options: Sequence[str], end: fl
             raise
     if process.returncode != 0:
         last = log.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise OcrProblem(f"OCR fails (tesseract: {last[0][:200]})")
+        raise OcrProblem(f"OCR fails: tesseract says {last[0][:200]}")
     return found
 
 

@@ -73,9 +73,9 @@ def test_a_blank_page_needs_no_text(tmp_path: Path, tesseract: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ({"program": "no-such-tesseract"}, "OCR is not installed (tesseract)"),
+        ({"program": "no-such-tesseract"}, "OCR is not installed: tesseract"),
         ({"mode": "never"}, "OCR is switched off"),
-        ({"languages": "spa+deu"}, "OCR has no data for the language deu (tesseract)"),
+        ({"languages": "spa+deu"}, "OCR has no data for the language deu: tesseract"),
     ],
 )
 def test_a_page_that_cannot_be_recognized_says_why(
@@ -93,7 +93,7 @@ def test_a_failing_tesseract_fails_its_page_only(tmp_path: Path) -> None:
     silent = fake_tesseract(tmp_path / "b", says="")
     source = scanned_pdf(tmp_path / "a.pdf", 2)
 
-    assert [page.problem for page in read_with(source, fails)] == ["OCR fails (tesseract: Error: no memory)"] * 2
+    assert [page.problem for page in read_with(source, fails)] == ["OCR fails: tesseract says Error: no memory"] * 2
     assert [page.problem for page in read_with(source, silent)] == ["OCR finds no more"] * 2
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from nightmill.slicer.cutting import run
 from nightmill.slicer.model import Cut, Page, Piece
 from nightmill.slicer.opening import PdfProblem
-from nightmill.slicer.options import Options, parse
+from nightmill.slicer.options import Options, Recognition, parse
 from nightmill.slicer.output import result_of, to_json
 from nightmill.slicer.progress import Progress
 from nightmill.slicer.samples import make_sample
@@ -155,6 +156,36 @@ def test_an_encrypted_pdf_ends_it_with_3_and_a_line(tmp_path: Path) -> None:
     assert ended.stderr == b"nightmill.slicer: the PDF is encrypted and needs a password\n"
 
 
+def test_whatever_is_done_to_a_pdf_it_is_cut_whole_or_refused(tmp_path: Path) -> None:
+    sound = make_sample(SampleOptions(seed=1, pages=4, acts=2)).pdf
+    source = tmp_path / "a.pdf"
+    chance = Random(1)
+    ends = set()
+    for number in range(40):
+        broken = bytearray(sound)
+        for _ in range(chance.choice((1, 3, 10, 50))):
+            at = chance.randrange(len(broken))
+            match chance.randrange(3):
+                case 0:
+                    broken[at] = chance.randrange(256)
+                case 1:
+                    del broken[at : at + chance.randrange(1, 200)]
+                case _:
+                    broken[at : at + 1] = str(chance.randrange(10 ** chance.randrange(1, 12))).encode()
+        source.write_bytes(broken)
+        out = tmp_path / str(number)
+        try:
+            result = run(Options(source, out, recognition=Recognition(mode="never")))
+        except PdfProblem as problem:
+            ends.add(problem.code)
+        else:
+            ends.add("cut")
+            assert all(0 <= file["start_page"] <= file["end_page"] < result["page_count"] for file in result["files"])
+            assert sorted(path.name for path in out.iterdir()) == sorted(file["path"] for file in result["files"])
+
+    assert ends == {"cut", "damaged"}
+
+
 def test_pages_that_do_not_fit_end_it_with_4(three: Path, tmp_path: Path) -> None:
     (tmp_path / "chunks").mkdir()
 
@@ -214,7 +245,7 @@ def test_without_tesseract_the_pages_are_flagged(tmp_path: Path) -> None:
         ).stdout
     )
 
-    assert result["flags"] == ["3 pages without usable text, and OCR is not installed (tesseract): 1-3"]
+    assert result["flags"] == ["3 pages without usable text (OCR is not installed: tesseract): 1-3"]
     assert [file["text_source"] for file in result["files"]] == ["none", "none"]
 
 
@@ -264,3 +295,17 @@ def test_progress_is_told_at_the_start_at_the_end_and_now_and_then_between() -> 
 
     assert (told[0], told[-1]) == ({"page": 0, "of": 1_000}, {"page": 1_000, "of": 1_000})
     assert len(told) < 500
+
+
+def test_the_slicer_that_the_documents_show_keeps_the_contract(three: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs" / "slicer.md"
+    shown = page.read_text().split("```python\n")[1].split("```")[0]
+    example = tmp_path / "whole.py"
+    example.write_text(shown)
+
+    ended = subprocess.run([sys.executable, example, three, tmp_path, "job-1"], capture_output=True, check=True)
+
+    result = json.loads(ended.stdout)
+    assert (result["page_count"], len(result["files"])) == (3, 1)
+    assert (tmp_path / result["files"][0]["path"]).read_bytes() == three.read_bytes()
+    assert json.loads(ended.stderr.splitlines()[-1]) == {"page": 3, "of": 3}
