@@ -22,6 +22,10 @@ from nightmill.cli import (
     document_export,
     document_sync,
     sandbox,
+    slice_breaker,
+    slice_export,
+    slice_run,
+    slices,
     submit,
     worker,
 )
@@ -49,11 +53,15 @@ app = typer.Typer(
 app.add_typer(batch.app, name="batch")
 app.add_typer(account.app, name="account")
 app.add_typer(document.app, name="document")
+app.add_typer(slices.app, name="slice")
 app.add_typer(db.app, name="db")
 submit.register(batch.app)
 document_add.register(document.app)
 document_sync.register(document.app)
 document_export.register(document.app)
+slice_run.register(slices.app)
+slice_export.register(slices.app)
+slice_breaker.register(slices.app)
 dev.register(app)
 worker.register(app)
 sandbox.register(app)
@@ -68,7 +76,7 @@ def settings(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Run LLM batches as durable Temporal workflows, and keep the pages fresh that feed a knowledge base."""
+    """Run LLM batches, the syncs of a knowledge base's pages, and the slicing of long PDFs, as durable workflows."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -20,9 +20,9 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Wrong arguments, bad input, or a setting that cannot be used."""
     PARTIAL = 3
-    """Some completions have an answer, some do not."""
+    """Some completions have an answer, some documents were synced or sliced, others not."""
     WAITING = 4
-    """The batch goes on; only the watching ended."""
+    """What was started goes on; only the watching ended."""
     UNREACHABLE = 5
     """Temporal or the database does not answer."""
 
@@ -34,6 +34,7 @@ _BY_ERROR_CODE = {
     "account_not_found": ExitCode.USAGE,
     "document_not_found": ExitCode.USAGE,
     "crawl_not_found": ExitCode.USAGE,
+    "slicing_not_found": ExitCode.USAGE,
     "not_configured": ExitCode.USAGE,
     "storage_unavailable": ExitCode.UNREACHABLE,
     "temporal_unreachable": ExitCode.UNREACHABLE,
