@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +33,6 @@ _FIELDS = frozenset(
     {"name", "path", "start_page", "end_page", "position", "full_text", "short_description", "description", "tag"}
     | {"issuer", "materia", "institutions"}
 )
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _PDF = b"%PDF-"
 _BEGINNING = 1_024  # bytes in which readers look for it: ISO 32000-1, Annex H, note 13
 
@@ -169,7 +167,11 @@ def as_shown(value: Any) -> str:
 
 
 def _is_utf8(text: str) -> bool:
-    return not _HALF_PAIR.search(text)
+    try:
+        text.encode()  # ten times as fast as to search for halves of surrogate pairs
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def joined(before: str | None, problem: EntryProblem, message: str) -> str:
@@ -277,9 +279,12 @@ class _Reading:
         return {"left_out": f"more than {MAX_DETAILS:,} bytes"} if kept is None else kept
 
     def _storable(self, name: str, value: str, limit: int) -> str:
+        text = value
         if not _is_utf8(value):
             self.flag(EntryProblem.INVALID, f"`{name}` holds characters that are none; they are U+FFFD now")
-        text = storable(value)
+            text = storable(value)
+        elif "\0" in value:
+            text = storable(value)
         if len(text) > limit:
             self.flag(EntryProblem.INVALID, f"`{name}` has {len(text):,} characters; {limit:,} are kept")
         return text[:limit]

@@ -26,6 +26,8 @@ MAX_PARTS = 1_000_000
 MAX_PARTS_OF_ONE = 100_000
 """The same within one value, which becomes objects in memory: 10 MB at most."""
 
+_LONG = 1_000  # bytes from which on it pays to remember where a value ends
+
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb'[^\s,:"\[\]{}]++')
@@ -66,6 +68,7 @@ class JsonOutput:
 
     def __init__(self, text: bytes) -> None:
         self._text = text
+        self._long: dict[int, Part] = {}  # ends that were found on the way to another one
 
     def members(self) -> dict[str, Part]:
         """Return where the object's values are, by their names.
@@ -173,17 +176,22 @@ class JsonOutput:
         return self._bracketed(start)
 
     def _bracketed(self, start: int) -> Part:
-        depth = 0
+        if (known := self._long.get(start)) is not None:
+            return known
+        opened: list[tuple[int, int]] = []
         for parts, mark in enumerate(_MARK.finditer(self._text, start), 1):
             kind = mark[0]
             if kind in {b"{", b"["}:
-                depth += 1
-                if depth > MAX_DEPTH:
+                opened.append((mark.start(), parts))
+                if len(opened) > MAX_DEPTH:
                     raise self._wrong(mark.start(), f"brackets are nested deeper than {MAX_DEPTH}")
             elif kind in {b"}", b"]"}:
-                depth -= 1
-                if not depth:
-                    return Part(start, mark.end(), parts)
+                first, before = opened.pop()
+                found = Part(first, mark.end(), parts - before)
+                if found.size >= _LONG:
+                    self._long[first] = found
+                if not opened:
+                    return found
             elif kind == b'"':
                 raise self._wrong(mark.start(), "a string without an end")
             if parts > MAX_PARTS:
