@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from nightmill.slicing.faults import DocumentFault
 from nightmill.slicing.notices import summary_of
 from nightmill.slicing.originals import name_of
 from nightmill.slicing.profiles import find_profile
+from nightmill.slicing.rules import with_masthead
 from nightmill.slicing.stored_results import new_slices, read_stored_result
 from nightmill.telemetry import record_slicing
 
@@ -97,7 +98,10 @@ class SlicingJobs:
         """
         if done.result is not None and done.result.result_key is not None:
             result, entries = read_stored_result(self.files.read(done.result.result_key))
-            row = self.slicings.finish(done, new_slices(entries), description=result.description, now=now)
+            # The metadata program may have said since what the gazette is called.
+            result = replace(result, number=done.number or result.number, issued_on=done.issued_on or result.issued_on)
+            named = (with_masthead(entry, number=result.number, issued_on=result.issued_on) for entry in entries)
+            row = self.slicings.finish(done, new_slices(named), description=result.description, now=now)
             self.breaker.count_success(done.ref.profile, now)
         else:
             row = self.slicings.finish(done, (), now=now)
