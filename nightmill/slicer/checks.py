@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from nightmill.slicer.columns import Sheet
 from nightmill.slicer.masthead import Masthead
@@ -46,8 +47,11 @@ def text_flags(sheets: Sequence[Sheet]) -> list[str]:
     sideways = [
         sheet.page.index
         for sheet in sheets
-        if sum(line.bottom - line.top > 2 * (line.right - line.left) and len(line.text) > 3 for line in sheet.page.lines)
-        > 0.4 * len(sheet.page.lines) > 2
+        if sum(
+            line.bottom - line.top > 2 * (line.right - line.left) and len(line.text) > 3 for line in sheet.page.lines
+        )
+        > 0.4 * len(sheet.page.lines)
+        > 2
     ]
     if sideways:
         flags.append(f"much of the text runs sideways on {pages(sideways)}")
@@ -71,7 +75,8 @@ def section_flags(sections: Sections, sumario: Sumario, page_count: int, profile
     wrong = [
         page
         for page, (section, number) in sections.labels.items()
-        if section and (section, number) != (("A", page + 1) if page < sections.b_page else ("B", page - sections.b_page + 1))
+        if section
+        and (section, number) != (("A", page + 1) if page < sections.b_page else ("B", page - sections.b_page + 1))
     ]
     if wrong:
         flags.append(f"the printed page numbers do not add up on {pages(wrong)}")
@@ -97,7 +102,7 @@ def piece_flags(pieces: Sequence[Piece], page_count: int, first_page: int, lost:
         flags.append(f"no slice has {pages(missing)}")
     if any(piece.start_page > piece.end_page or piece.end_page >= page_count for piece in pieces):
         flags.append("a slice ends before it begins, or after the document")
-    if any(one.start_page > other.start_page for one, other in zip(pieces, pieces[1:], strict=False)):
+    if any(one.start_page > other.start_page for one, other in pairwise(pieces)):
         flags.append("the slices are not in the order of their pages")
     if total and lost > max(LOST * total, 300):
         flags.append(f"{lost:,} of {total:,} characters belong to no slice")

@@ -1,4 +1,4 @@
-"""Puts a page's lines into the order in which a person reads them: band by band, the left column, then the right one."""
+"""Puts a page's lines into the order in which a person reads them: in bands, the left column, then the right one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ _MASTHEAD = 0.3
 
 _OVERHANG = 12.0
 """Points that a line reaches beyond the gutter on both sides before it is one over both columns."""
+
+_STEP = 1.5
+"""Points: how finely the valley between the columns is looked for."""
+
+_NARROWEST = 4.0
+"""Points of the valley."""
 
 _ENOUGH = 3
 """Lines on each side that a page needs to have a gutter of its own."""
@@ -132,11 +138,11 @@ def _size(page: Page) -> tuple[int, int]:
 def _valley(sheet: Sheet) -> tuple[float, float] | None:
     """Return the ends of the widest low valley in the page's projection on its width."""
     width = sheet.page.width
-    low, high = int(width * _SEARCHED[0]), int(width * _SEARCHED[1])
+    low, high = int(width * _SEARCHED[0] / _STEP), int(width * _SEARCHED[1] / _STEP)
     steps = [0] * (high - low + 2)
     near = [line for line in sheet.lines if line.right - line.left < width * 0.6 and not _is_title(sheet, line)]
     for line in near:
-        left, right = max(int(line.left), low), min(int(line.right) + 1, high)
+        left, right = max(int(line.left / _STEP), low), min(int(line.right / _STEP) + 1, high)
         if left < right:
             steps[left - low] += 1
             steps[right - low] -= 1
@@ -156,11 +162,11 @@ def _valley(sheet: Sheet) -> tuple[float, float] | None:
         if count > floor + 0.02 * len(near):
             best = max(best, (place - start, -start))
             start = place + 1
-    begin = float(low - best[1])
-    gutter = begin + best[0] / 2
+    begin, wide = (low - best[1]) * _STEP, best[0] * _STEP
+    gutter = begin + wide / 2
     before = sum(line.right <= gutter + 2 for line in near)
     after = sum(line.left >= gutter - 2 for line in near)
-    return (begin, begin + best[0]) if before >= _ENOUGH and after >= _ENOUGH and best[0] >= 4 else None
+    return (begin, begin + wide) if before >= _ENOUGH and after >= _ENOUGH and wide >= _NARROWEST else None
 
 
 def _is_title(sheet: Sheet, line: Line) -> bool:

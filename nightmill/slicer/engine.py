@@ -18,8 +18,8 @@ from nightmill.slicer.masthead import FRONT, read_masthead
 from nightmill.slicer.model import Cut, Page
 from nightmill.slicer.naming import AVISOS, MARCAS
 from nightmill.slicer.profiles import PROFILES, GazetteProfile, profile_for
-from nightmill.slicer.records import read_records
 from nightmill.slicer.reconcile import starts_of_acts
+from nightmill.slicer.records import read_records
 from nightmill.slicer.sections import Sections, find_sections
 from nightmill.slicer.spans import Start, cut
 from nightmill.slicer.sumario import Sumario, read_sumario
@@ -83,7 +83,13 @@ def cut_pages(pages: Sequence[Page], profile: str = "auto") -> Cut:
             "masthead": {"numbers": masthead.numbers, "dates": masthead.dates},
             "sections": _section_ranges(sections, len(pages), chosen),
             "sumario": [
-                {"name": each.name, "issuer": each.issuer, "section": each.section, "first": each.first, "last": each.last}
+                {
+                    "name": each.name,
+                    "issuer": each.issuer,
+                    "section": each.section,
+                    "first": each.first,
+                    "last": each.last,
+                }
                 for each in sumario.expected
             ],
         },

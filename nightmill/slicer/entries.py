@@ -80,7 +80,9 @@ def starts_of_entries(
         elif announced is not None and rows[start.row].page != announced:
             start.confidence = UNCHECKED
             start.flags.append(f"the SUMARIO has it on page {announced + 1}")
-            flags.append(f"{start.name} begins on page {rows[start.row].page + 1}, the SUMARIO has it on {announced + 1}")
+            flags.append(
+                f"{start.name} begins on page {rows[start.row].page + 1}, the SUMARIO has it on {announced + 1}"
+            )
         after = max(start.row, start.after - 1)
         starts.append(start)
     for start in _unlisted(rows, heads, issuers, titles, kind, starts, used):
@@ -175,18 +177,17 @@ def _located(
     ]
     anchor = _nearest(rows, anchors, announced)
     title = _nearest(rows, own, announced)
-    if anchor is None and title is None:
-        return None
-    if anchor is None or (title is not None and _is_between(anchor, title, titles, heads, rows)):
-        assert title is not None
+    if title is not None and (anchor is None or _is_between(anchor, title, titles, heads, rows)):
         first, end = title
         over = [issuer for issuer in issuers if issuer.first > after and first - NEAR <= issuer.last < first]
         if over and all(rows[place].is_centred for place in range(over[-1].last + 1, first)):
             first = over[-1].first
-    else:
+    elif anchor is not None:
         first, end = anchor
         if title is not None and first <= title[0] <= first + 2 * TITLE_ROWS:
             end = max(end, title[1])
+    else:
+        return None
     used.update(range(first, end))
     if title is not None:
         used.update(range(*title))
@@ -202,7 +203,11 @@ def _nearest(rows: Sequence[Row], found: Sequence[tuple[int, int]], announced: i
 
 
 def _is_between(
-    anchor: tuple[int, int], title: tuple[int, int], titles: Sequence[_Title], heads: Sequence[Head], rows: Sequence[Row]
+    anchor: tuple[int, int],
+    title: tuple[int, int],
+    titles: Sequence[_Title],
+    heads: Sequence[Head],
+    rows: Sequence[Row],
 ) -> bool:
     """Whether the title does not belong to the institution's head: it is before it, or another notice is between."""
     if title[0] < anchor[0]:
@@ -217,11 +222,7 @@ def _inferred(
     rows: Sequence[Row], expected: Expected, announced: int | None, after: int, left_out: set[int]
 ) -> Start | None:
     """Return the first registered notice on the page that the SUMARIO gives, or the page's first row."""
-    there = [
-        place
-        for place in range(after + 1, len(rows))
-        if rows[place].page == announced and place not in left_out
-    ]
+    there = [place for place in range(after + 1, len(rows)) if rows[place].page == announced and place not in left_out]
     if not there:
         return None
     first = next((place for place in there if REGISTERED.match(fold(rows[place].text))), there[0])
@@ -278,7 +279,10 @@ def _unlisted(
 
 
 def _is_registered(rows: Sequence[Row], title: _Title) -> bool:
-    around = [*range(max(title.first - NEAR, 0), title.first), *range(title.last + 1, min(title.last + 1 + NEAR, len(rows)))]
+    around = [
+        *range(max(title.first - NEAR, 0), title.first),
+        *range(title.last + 1, min(title.last + 1 + NEAR, len(rows))),
+    ]
     return any(REGISTERED.match(fold(rows[place].text)) for place in around)
 
 

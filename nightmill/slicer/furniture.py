@@ -47,8 +47,8 @@ def sorted_out(pages: Sequence[Page], profile: GazetteProfile) -> list[Sheet]:
         for line in lines:
             is_furniture = (
                 _is_repeated(page, line, repeated)
-                or _place(line) in stamped
-                or (len(line.text) == 1 and _stand(line) in stacks)
+                or (stamped and _place(line) in stamped)
+                or (stacks and len(line.text) == 1 and _stand(line) in stacks)
                 or (_zone(page, line) and _is_label_or_header(page, line, profile))
             )
             (sheet.furniture if is_furniture else sheet.lines).append(line)
@@ -59,9 +59,7 @@ def sorted_out(pages: Sequence[Page], profile: GazetteProfile) -> list[Sheet]:
 def _cleaned(page: Page, document_body: float) -> list[Line]:
     """Return the lines without shadows, and without those that run sideways."""
     upright = [
-        line
-        for line in page.lines
-        if len(line.text) < 3 or line.bottom - line.top <= 2 * (line.right - line.left)
+        line for line in page.lines if len(line.text) < 3 or line.bottom - line.top <= 2 * (line.right - line.left)
     ]
     return unshadowed(upright, document_body or body_size(upright))
 
@@ -102,7 +100,7 @@ def _is_repeated(page: Page, line: Line, repeated: dict[tuple[str, str], float])
 
 
 def _place(line: Line) -> tuple[str, int, int]:
-    return line.text, round(line.left / _GRID), round(line.top / _GRID)
+    return line.text, int(line.left / _GRID), int(line.top / _GRID)
 
 
 def _stamped(cleaned: Sequence[list[Line]]) -> set[tuple[str, int, int]]:

@@ -149,7 +149,7 @@ def _head_at(
         return None
     if _goes_on(rows, place):
         return None
-    name = squeezed(text).rstrip(" .:;–-")
+    name = squeezed(text).rstrip(" .:;\u2013-")
     key = act_key(name)
     if whole["number"] is not None:
         key = ActKey(key.kind, number_key(whole["number"]))
@@ -260,7 +260,11 @@ def with_issuers(heads: Sequence[Head], issuers: Sequence[Issuer], rows: Sequenc
         if current is None:
             continue
         head.issuer = current.name
-        if current.first > previous and head.row - current.last <= BETWEEN + 1 and _nothing_between(rows, current, head):
+        if (
+            current.first > previous
+            and head.row - current.last <= BETWEEN + 1
+            and _nothing_between(rows, current, head)
+        ):
             head.first = current.first
         previous = head.last
 

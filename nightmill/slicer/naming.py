@@ -9,19 +9,19 @@ MARCAS = "Marcas de Fábrica"
 AVISOS = "Avisos Legales"
 
 _ACCENTS = (
-    ("á", "a"), ("é", "e"), ("í", "i"), ("ó", "o"), ("ú", "u"), ("ü", "u"), ("à", "a"), ("è", "e"), ("ì", "i"), ("ò", "o"),
-    ("ù", "u"), ("â", "a"), ("ê", "e"), ("ô", "o"), ("ã", "a"), ("õ", "o"), ("ç", "c"),
+    ("á", "a"), ("é", "e"), ("í", "i"), ("ó", "o"), ("ú", "u"), ("ü", "u"), ("à", "a"), ("è", "e"), ("ì", "i"),
+    ("ò", "o"), ("ù", "u"), ("â", "a"), ("ê", "e"), ("ô", "o"), ("ã", "a"), ("õ", "o"), ("ç", "c"),
 )  # fmt: skip
 
 NUMBER_SIGN = r"(?:N[úuÚU]MEROS?|N[úu]meros?|N[OoºÓó°]s?\s?[.,]?[°º]?|N[ÚúUu][Mm]\.?|N°|Nº|#)"
 """What stands before an act's number, in the spellings of gazettes."""
 
-NUMBER = r"[A-Z0-9ÁÉÍÓÚÑ]{0,12}(?:\s?[-–/.]\s?[A-Z0-9ÁÉÍÓÚÑ]{1,12}){0,6}"
+NUMBER = r"[A-Z0-9ÁÉÍÓÚÑ]{0,12}(?:\s?[-\u2013/.]\s?[A-Z0-9ÁÉÍÓÚÑ]{1,12}){0,6}"
 """An act's number: `46-2014`, `PCM-081-2014`, `001-SEDIS-2017`, `50-2/2016`. It is asked for a digit elsewhere."""
 
 _HAS_DIGIT = re.compile(r"\d")
 _TOKENS = re.compile(r"[a-z0-9ñ]+")
-_ID = re.compile(r"[A-Za-zÑñ]{0,10}[-/.]?\d[\dA-Za-zÑñ]*(?:\s?[-–/.]\s?[\dA-Za-zÑñ]+)*")
+_ID = re.compile(r"[A-Za-zÑñ]{0,10}[-/.]?\d[\dA-Za-zÑñ]*(?:\s?[-\u2013/.]\s?[\dA-Za-zÑñ]+)*")
 _SIGN = re.compile(NUMBER_SIGN + r"\s*:?\s*(?=\S*\d)")
 
 

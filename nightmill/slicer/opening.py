@@ -55,7 +55,7 @@ def _open(source: Path | bytes, stack: ExitStack) -> Any:
     except pypdfium2.PdfiumError as error:
         if error.err_code == pdfium.FPDF_ERR_PASSWORD:
             raise PdfProblem("encrypted", "the PDF is encrypted and needs a password") from None
-    rewritten = stack.enter_context(tempfile.TemporaryFile())
+    rewritten = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the caller's stack closes it
     _rewrite(source, rewritten)
     try:
         return pypdfium2.PdfDocument(rewritten)

@@ -10,11 +10,9 @@ from datetime import date, timedelta
 from nightmill.slicer.naming import NUMBER, NUMBER_SIGN, fold
 
 MONTHS = {
-    name: number
-    for number, name in enumerate(
-        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(), 1
-    )
-} | {"setiembre": 9}
+    "enero": 1, "febrero": 2, "marzo": 3, "abril": 4, "mayo": 5, "junio": 6, "julio": 7, "agosto": 8, "septiembre": 9,
+    "setiembre": 9, "octubre": 10, "noviembre": 11, "diciembre": 12,
+}  # fmt: skip
 WEEKDAYS = ("lunes", "martes", "miercoles", "jueves", "viernes", "sabado", "domingo")
 
 WRITTEN_DATE = re.compile(
@@ -120,8 +118,8 @@ def _act(kinds: str) -> re.Pattern[str]:
     kinds = "|".join(kinds.split())
     return re.compile(
         rf"(?P<kind>(?:{kinds}){_QUALIFIED})"
-        rf"(?:[\s:–-]*(?:{NUMBER_SIGN}\s*[:.]?\s*(?:DE\s+)?|\s)(?P<number>(?=[^\s]*\d|[A-Z-]+\s?[-–/.]?\s?\d)"
-        rf"{NUMBER}))?\s*[.:;–-]*",
+        rf"(?:[\s:\u2013-]*(?:{NUMBER_SIGN}\s*[:.]?\s*(?:DE\s+)?|\s)(?P<number>(?=[^\s]*\d|[A-Z-]+\s?[-\u2013/.]?\s?\d)"
+        rf"{NUMBER}))?\s*[.:;\u2013-]*",
         re.IGNORECASE,
     )
 
@@ -136,10 +134,10 @@ HONDURAS = GazetteProfile(
         re.IGNORECASE,
     ),
     label=re.compile(
-        r"(?:(?P<section>[AB])\s*[.,]?\s*[-–]?\s*(?P<page>\d{1,3})|(?P<page2>\d{1,3})\s*[.,]?\s*(?P<section2>[AB]))\s*\.?"
+        r"(?:(?P<section>[AB])\s*[.,]?\s*[-\u2013]?\s*(?P<page>\d{1,3})|(?P<page2>\d{1,3})\s*[.,]?\s*(?P<section2>[AB]))\s*\.?"
     ),
     reference=re.compile(
-        r"(?:^|[\s.…_])(?P<section>[AB])\s?[.,]?\s?(?P<page>\d{1,3})(?:\s?(?:[-–—]|al?)\s?(?:[AB]\.?\s?)?(?P<last>\d{1,3}))?\s*\.?$"
+        r"(?:^|[\s.…_])(?P<section>[AB])\s?[.,]?\s?(?P<page>\d{1,3})(?:\s?(?:[-\u2013\u2014]|al?)\s?(?:[AB]\.?\s?)?(?P<last>\d{1,3}))?\s*\.?$"
     ),
     act=_act(
         "DECRETO ACUERDO RESOLUCI[ÓO]N CERTIFICACI[ÓO]N CONTRATO CONVENIO REGLAMENTO FE\\s+DE\\s+ERRATAS? AVANCE "
@@ -157,11 +155,13 @@ HONDURAS = GazetteProfile(
 NICARAGUA = GazetteProfile(
     name="nicaragua",
     masthead_folded=re.compile(r"nicaragua|managua"),
-    number_folded=re.compile(r"(?:\bn(?:um(?:ero)?|[o0º°])\s*[.,:º°]*\s*|diario oficial\s+)(\d{1,3})(?!\d|[.,]\d|\s*pag)"),
+    number_folded=re.compile(
+        r"(?:\bn(?:um(?:ero)?|[o0º°])\s*[.,:º°]*\s*|diario oficial\s+)(\d{1,3})(?!\d|[.,]\d|\s*pag)"
+    ),
     short_date=re.compile(r"(?<!\d)(?P<day>\d{2})-(?P<month>\d{2})-(?P<year>\d{2}|\d{4})(?!\d)"),
-    header=re.compile(r"la\s+gaceta\s*[-–]\s*diario\s+oficial|^\d\d-\d\d-(?:\d\d|\d{4})$", re.IGNORECASE),
+    header=re.compile(r"la\s+gaceta\s*[-\u2013]\s*diario\s+oficial|^\d\d-\d\d-(?:\d\d|\d{4})$", re.IGNORECASE),
     label=re.compile(r"(?P<page>\d{1,5})"),
-    reference=re.compile(r"(?:\.{2,}|…|[.\s_·]{4,})\s*(?P<page>\d{1,5})(?:\s?[-–]\s?(?P<last>\d{1,5}))?\s*$"),
+    reference=re.compile(r"(?:\.{2,}|…|[.\s_·]{4,})\s*(?P<page>\d{1,5})(?:\s?[-\u2013]\s?(?P<last>\d{1,5}))?\s*$"),
     act=_act(
         "DECRETO ACUERDO RESOLUCI[ÓO]N CERTIFICACI[ÓO]N CONTRATO CONVENIO REGLAMENTO FE\\s+DE\\s+ERRATAS? "
         "LICITACI[ÓO]N LEY ESTATUTOS? EDICTOS? AVISO RESOLUCIONES"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,14 +48,21 @@ _GAP = 1.3
 _MARGIN_GAP = 1.0
 """The same for a single letter at a line's end."""
 
+_get_box = pdfium.FPDFText_GetLooseCharBox
+_get_size = pdfium.FPDFText_GetFontSize
+_get_matrix = pdfium.FPDFText_GetMatrix
+_get_font = pdfium.FPDFText_GetFontInfo
+_char_index = pdfium.FPDFText_GetCharIndexFromTextIndex
+
 _Turn = Literal[0, 90, 180, 270]
 
 
-class _Box(NamedTuple):
-    left: float
-    bottom: float
-    right: float
-    top: float
+_JUNK = " \t\xa0\x00\ufffe\x02"
+
+_Box = Sequence[float]
+"""Left, top, right and bottom; in the PDF's own coordinates, in which the top is the larger one, or in the reader's."""
+
+_NOWHERE: _Box = (0.0, 0.0, 0.0, 0.0)
 
 
 class _Found(NamedTuple):
@@ -101,19 +108,20 @@ def read_page(document: Any, index: int) -> Page:
     try:
         page = document[index]
     except pypdfium2.PdfiumError:
-        return Page(index, 612.0, 792.0, source="none", label=label)
+        return Page(index, 612.0, 792.0, source="none", label=label, problem="the page cannot be opened")
     try:
-        frame = _Box(*page.get_bbox())
+        left, bottom, right, top = page.get_bbox()
         text_page = page.get_textpage()
         try:
-            turn, lines = _Reader(text_page.raw, frame, page.get_rotation()).read()
+            turn, lines = _Reader(text_page.raw, (left, top, right, bottom), page.get_rotation()).read()
         finally:
             text_page.close()
     except pypdfium2.PdfiumError:
-        return Page(index, *page.get_size(), source="none", label=label)
+        width, height = page.get_size()
+        return Page(index, width, height, source="none", label=label, problem="the page's text cannot be read")
     finally:
         page.close()
-    width, height = frame.right - frame.left, frame.top - frame.bottom
+    width, height = right - left, top - bottom
     if turn in {90, 270}:
         width, height = height, width
     return Page(index, width, height, lines, "digital" if has_usable_text(lines) else "none", label)
@@ -134,21 +142,30 @@ class _Reader:
 
     def __init__(self, text: Any, frame: _Box, rotation: int) -> None:
         self._text = text
-        self._frame = frame
+        self._left, self._top, self._right, self._bottom = frame
         self._rotation = rotation
         self._rect = pdfium.FS_RECTF()
+        self._sides = (ctypes.c_float * 4).from_buffer(self._rect)  # left, top, right, bottom: fpdfview.h
         self._matrix = pdfium.FS_MATRIX()
         self._name = ctypes.create_string_buffer(128)
         self._flags = ctypes.c_int()
         self._same_index = True
+        self._fonts: dict[tuple[bytes, int], bool] = {}
 
     def read(self) -> tuple[_Turn, list[Line]]:
         """Return how far the page was turned clockwise, and its lines."""
         found = list(self._found())
         turn = self._direction(found)
+        width = self._right - self._left if turn in {0, 180} else self._top - self._bottom
+        low, high = width * _MIDDLE[0], width * _MIDDLE[1]
         lines: list[Line] = []
         for one in found:
-            lines.extend(self._line(part, turn) for part in self._parts(one, turn))
+            line = self._line(one, turn)
+            text = line.text
+            if (line.left < low and line.right > high) or text[-2:-1] == " " or text[1:2] == " ":
+                lines.extend(self._line(part, turn) for part in self._parts(one, turn))
+            else:
+                lines.append(line)
         return turn, lines
 
     def _found(self) -> Iterator[_Found]:
@@ -157,18 +174,21 @@ class _Reader:
         for count, match in enumerate(_LINE.finditer(text)):
             if count == MAX_LINES:
                 return
-            raw = match.group()
-            line = raw.strip(" \t\xa0\x00\ufffe\x02")
+            raw = match[0]
+            line = raw.strip(_JUNK)
             if not line:
                 continue
-            start = match.start() + raw.index(line[0])
+            start = match.start()
+            if raw[0] != line[0]:
+                start += raw.index(line[0])
             if wide_characters:  # pdfium counts them twice
                 start = len(text[:start].encode("utf-16-le", "surrogatepass")) // 2
-            last = start + len(line) - 1
+            first, last = start, start + len(line) - 1
             if raw[-1] in "\ufffe\x02":
                 line += "-"
-            first = self._index(start)
-            yield _Found(line, first, self._box(first), self._box(self._index(last)))
+            if not self._same_index:
+                first, last = self._index(first), self._index(last)
+            yield _Found(line, first, self._box(first), self._box(last))
 
     def _content(self) -> str:
         count = min(pdfium.FPDFText_CountChars(self._text), MAX_CHARACTERS)
@@ -180,28 +200,22 @@ class _Reader:
         return buffer.raw[: max(units - 1, 0) * 2].decode("utf-16-le", "replace")
 
     def _index(self, place: int) -> int:
-        if self._same_index:
-            return place
-        return max(0, pdfium.FPDFText_GetCharIndexFromTextIndex(self._text, place))
+        return max(0, int(_char_index(self._text, place)))
 
     def _box(self, index: int) -> _Box:
-        rect = self._rect
-        if not pdfium.FPDFText_GetLooseCharBox(self._text, index, rect):
-            return _Box(0.0, 0.0, 0.0, 0.0)
-        return _Box(rect.left, rect.bottom, rect.right, rect.top)
+        return self._sides[:] if _get_box(self._text, index, self._rect) else _NOWHERE
 
     def _direction(self, found: list[_Found]) -> _Turn:
         """Return the turn that sets most of the text upright."""
         votes: dict[_Turn, int] = {}
-        for _, first, start, end, text in ((0, one.first, one.start, one.end, one.text) for one in found):
+        for text, first, (left, top, right, bottom), (end_left, end_top, end_right, end_bottom) in found:
             if len(text) < 4:
                 continue
-            across = abs(end.left + end.right - start.left - start.right)
-            along = end.bottom + end.top - start.bottom - start.top
+            along = end_bottom + end_top - bottom - top
             turn: _Turn = 0
-            if abs(along) > across:
+            if abs(along) > abs(end_left + end_right - left - right):
                 turn = 90 if along > 0 else 270
-            elif end.left < start.left and math.cos(pdfium.FPDFText_GetCharAngle(self._text, first)) < 0:
+            elif end_left < left and math.cos(pdfium.FPDFText_GetCharAngle(self._text, first)) < 0:
                 turn = 180  # not a line of a script that runs to the left
             votes[turn] = votes.get(turn, 0) + len(text)
         if votes:
@@ -209,45 +223,58 @@ class _Reader:
         turns: tuple[_Turn, ...] = (0, 90, 180, 270)
         return turns[self._rotation // 90 % 4]
 
-    def _turned(self, box: _Box, turn: _Turn) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom, from the upper left corner of the page when it is turned."""
-        frame = self._frame
+    def _turned(self, box: _Box, turn: _Turn) -> _Box:
+        """Return a box from the upper left corner of the page when it is turned."""
+        left, top, right, bottom = box
         if turn == 0:
-            return box.left - frame.left, frame.top - box.top, box.right - frame.left, frame.top - box.bottom
+            return left - self._left, self._top - top, right - self._left, self._top - bottom
         if turn == 90:
-            return box.bottom - frame.bottom, box.left - frame.left, box.top - frame.bottom, box.right - frame.left
+            return bottom - self._bottom, left - self._left, top - self._bottom, right - self._left
         if turn == 180:
-            return frame.right - box.right, box.bottom - frame.bottom, frame.right - box.left, box.top - frame.bottom
-        return frame.top - box.top, frame.right - box.right, frame.top - box.bottom, frame.right - box.left
+            return self._right - right, bottom - self._bottom, self._right - left, top - self._bottom
+        return self._top - top, self._right - right, self._top - bottom, self._right - left
 
     def _line(self, one: _Found, turn: _Turn) -> Line:
-        a, b = self._turned(one.start, turn), self._turned(one.end, turn)
-        size, bold = self._type(one.first)
-        if size < 1:  # an invisible text layer may have any
-            size = abs(a[3] - a[1]) * 0.8
-        return Line(one.text, min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]), size, bold)
-
-    def _type(self, index: int) -> tuple[float, bool]:
-        size = pdfium.FPDFText_GetFontSize(self._text, index)
+        text, index, start, end = one
+        if turn == 0:  # nearly always
+            left, top, right, bottom = start
+            end_left, end_top, end_right, end_bottom = end
+            left, right = min(left, end_left) - self._left, max(right, end_right) - self._left
+            top, bottom = self._top - max(top, end_top), self._top - min(bottom, end_bottom)
+        else:
+            left, top, right, bottom = self._turned(start, turn)
+            end_left, end_top, end_right, end_bottom = self._turned(end, turn)
+            left, top = min(left, end_left), min(top, end_top)
+            right, bottom = max(right, end_right), max(bottom, end_bottom)
+        size = _get_size(self._text, index)
         matrix = self._matrix
-        if pdfium.FPDFText_GetMatrix(self._text, index, matrix):
+        if _get_matrix(self._text, index, matrix):
             size *= math.hypot(matrix.c, matrix.d)
-        name = self._name
-        pdfium.FPDFText_GetFontInfo(self._text, index, name, 128, self._flags)
-        bold = (
-            _BOLD_NAME.search(name.value) is not None
-            or bool(self._flags.value & _FORCE_BOLD)
-            or pdfium.FPDFText_GetFontWeight(self._text, index) >= _BOLD_WEIGHT
-        )
-        return size, bold
+        if size < 1:  # an invisible text layer may have any
+            size = (bottom - top) * 0.8
+        return Line(text, left, top, right, bottom, size, self._is_bold(index))
+
+    def _is_bold(self, index: int) -> bool:
+        _get_font(self._text, index, self._name, 128, self._flags)
+        font = self._name.value, self._flags.value
+        bold = self._fonts.get(font)
+        if bold is None:
+            bold = self._fonts[font] = (
+                _BOLD_NAME.search(font[0]) is not None
+                or bool(font[1] & _FORCE_BOLD)
+                or pdfium.FPDFText_GetFontWeight(self._text, index) >= _BOLD_WEIGHT
+            )
+        return bold
 
     def _parts(self, one: _Found, turn: _Turn) -> Iterator[_Found]:
         """Give the line, or those that it is: lines of both columns at the same height come as one."""
-        for split in (self._letter(one, turn), self._gap(one, turn)):
+        for split in (
+            self._letter(one, turn, at_end=True),
+            self._letter(one, turn, at_end=False),
+            self._gap(one, turn),
+        ):
             if split is not None:
-                left, right = self._split(one, split)
-                yield from self._parts(left, turn)
-                yield from self._parts(right, turn)
+                yield from self._split(one, split)
                 return
         yield one
 
@@ -259,20 +286,13 @@ class _Reader:
             _Found(right, second, self._box(second), one.end),
         )
 
-    def _letter(self, one: _Found, turn: _Turn) -> int | None:
+    def _letter(self, one: _Found, turn: _Turn, *, at_end: bool) -> int | None:
         """Return where a single letter in the margin, as of a watermark, is apart from the line beside it."""
         text = one.text
-        if len(text) < 4 or not self._same_index:
+        if len(text) < 4 or text[-2 if at_end else 1] != " " or not self._same_index:
             return None
-        places = []
-        if text[-2] == " ":
-            places.append(len(text[:-1].rstrip()))
-        if text[1] == " ":
-            places.append(1)
-        for place in places:
-            if abs(self._width(one, place, turn)) > _MARGIN_GAP * self._height(one, turn):
-                return place
-        return None
+        place = len(text[:-1].rstrip()) if at_end else 1
+        return place if abs(self._width(one, place, turn)) > _MARGIN_GAP * self._height(one, turn) else None
 
     def _width(self, one: _Found, place: int, turn: _Turn) -> float:
         """Return how wide the blank at a place is."""
@@ -288,9 +308,8 @@ class _Reader:
 
     def _gap(self, one: _Found, turn: _Turn) -> int | None:
         """Return where in a wide line the gap between two columns is, looking at few characters only."""
-        width = self._frame.right - self._frame.left if turn in {0, 180} else self._frame.top - self._frame.bottom
-        left = self._turned(one.start, turn)[0]
-        right = self._turned(one.end, turn)[2]
+        width = self._right - self._left if turn in {0, 180} else self._top - self._bottom
+        left, right = self._turned(one.start, turn)[0], self._turned(one.end, turn)[2]
         low, high = width * _MIDDLE[0], width * _MIDDLE[1]
         text = one.text
         if right - left < width * _WIDE or left > low or right < high or " " not in text or not self._same_index:

@@ -93,9 +93,7 @@ def tag_of(kind: str) -> str:
     return word.capitalize()
 
 
-def _matched(
-    rows: Sequence[Row], heads: Sequence[Head], sumario: Sumario, sections: Sections
-) -> list[_Match]:
+def _matched(rows: Sequence[Row], heads: Sequence[Head], sumario: Sumario, sections: Sections) -> list[_Match]:
     matches = [_Match(expected) for expected in sumario.expected]
     free = list(heads)
 

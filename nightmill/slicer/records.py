@@ -84,8 +84,8 @@ def _told(rows: Sequence[Row]) -> list[Record]:
             continue
         named = body[attorney.end() : attorney.end() + 200].replace(", S.", "\0S.")
         name = _ASKS.split(named, maxsplit=1)[0].replace("\0", ", ")
-        row = bisect_right(begins, offset + attorney.start()) - 1
-        records.append(Record(found["number"], _name(name), _class(body[attorney.end() :]), rows[row].page))
+        place = bisect_right(begins, offset + attorney.start()) - 1
+        records.append(Record(found["number"], _name(name), _class(body[attorney.end() :]), rows[place].page))
     return records
 
 

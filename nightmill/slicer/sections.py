@@ -17,6 +17,7 @@ _MARCAS = re.compile(r"marcas de fabrica(?:,? (?:y )?(?:de )?comercio)?(?:,? (?:
 _SECTION = re.compile(r"seccion\s+(?P<section>[ab])\b")
 _SECTION_B = re.compile(r"seccion b\b.*|avisos legales\W*")
 
+
 @dataclass(slots=True)
 class Sections:
     """Where sections begin.
@@ -71,7 +72,8 @@ def find_sections(sheets: Sequence[Sheet], rows: Sequence[Row], kind: Type, prof
     sections.marcas_row = next((place for place in in_b if is_marcas(rows[place], kind)), None)
     if sections.marcas_row is None:
         sections.marcas_row = next(
-            (place for place in in_b if re.match(r"\[?1\]?\s?/\s?(?:no\.?\s)?solicitud", fold(rows[place].text[:40]))), None
+            (place for place in in_b if re.match(r"\[?1\]?\s?/\s?(?:no\.?\s)?solicitud", fold(rows[place].text[:40]))),
+            None,
         )
     return sections
 

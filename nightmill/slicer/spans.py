@@ -86,7 +86,7 @@ def cut(
         after = [rows[place] for place in range(max(start.after, start.row), following) if place not in left_out]
         text = flowing(inside)
         long, short = ("", "") if start.is_section else _descriptions(after)
-        folded = f" {re.sub(r'[^a-z0-9ñ]+', ' ', fold(text))} " if wanted else ""
+        folded = fold(text) if wanted else ""
         pieces.append(
             Piece(
                 name=start.name,
@@ -97,7 +97,7 @@ def cut(
                 description=long,
                 tag=start.tag,
                 issuer=start.issuer,
-                institutions=sorted(name for key, name in wanted.items() if f" {_words(key)} " in folded),
+                institutions=sorted(name for key, name in wanted.items() if _is_named(key, folded)),
                 extras={
                     "confidence": round(start.confidence, 2),
                     "flags": list(start.flags),
@@ -121,8 +121,9 @@ def shortened(text: str, length: int) -> str:
     return text[: length - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "…"
 
 
-def _words(folded: str) -> str:
-    return re.sub(r"[^a-z0-9ñ]+", " ", folded).strip()
+def _is_named(name: str, text: str) -> bool:
+    """Whether a text has a name as whole words; both are folded."""
+    return name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def _descriptions(rows: Sequence[Row]) -> tuple[str, str]:
