@@ -13,7 +13,7 @@ from nightmill.slicer.options import Options
 from nightmill.slicer.output import pages_result, result_of
 from nightmill.slicer.pages_file import FILE_NAME, PagesProblem, read_pages_files, write_pages
 from nightmill.slicer.progress import Progress
-from nightmill.slicer.writing import prepare_folder, write_pieces
+from nightmill.slicer.writing import most_bytes, prepare_folder, write_pieces
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def _cut(options: Options, agreed: AgreedPdf) -> dict[str, Any]:
     progress = Progress(len(agreed.pages))
     pages = _pages(options, agreed, progress)
     cut = _pieces(options, agreed, pages)
-    written = list(write_pieces(agreed.pages, cut.pieces, options.output_dir, progress.beat))
+    bound = most_bytes(options.pdf.stat().st_size)
+    written = list(write_pieces(agreed.pages, cut.pieces, options.output_dir, max_bytes=bound, on_file=progress.beat))
     return result_of(cut, pages, written, agreed.flags, options.max_text)
 
 

@@ -26,6 +26,9 @@ MAX_BOOKMARKS = 50_000
 
 MAX_DEPTH = 15
 MAX_NAME = 300
+MAX_ABOVE = 100
+"""Characters of a title that is repeated with all bookmarks below it."""
+
 MAX_HEADING = 500
 """Characters of a line that a pattern is tried on: the pattern is yours, the line is anybody's."""
 
@@ -166,7 +169,7 @@ def _bookmark_starts(pages: Sequence[Page], bookmarks: Sequence[Bookmark]) -> It
     held: Bookmark | None = None  # one whose slice begins with the first below it
     for place, bookmark in enumerate(bookmarks):
         del above[bookmark.level - 1 :]
-        above += [""] * (bookmark.level - 1 - len(above)) + [bookmark.title]
+        above += [""] * (bookmark.level - 1 - len(above)) + [bookmark.title[:MAX_ABOVE]]
         if bookmark.page is None or bookmark.page >= len(pages):
             continue
         follower = bookmarks[place + 1] if place + 1 < len(bookmarks) else None

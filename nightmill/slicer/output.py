@@ -19,6 +19,7 @@ SLICER = "nightmill"
 MAX_TEXT = 40 * 1024 * 1024
 """Bytes of all texts together; supervisors read 64 MiB of output by default."""
 
+MAX_LABEL = 40
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -125,7 +126,7 @@ def _labels(pages: Sequence[Page]) -> str | None:
     first, last = pages[0].label, pages[-1].label
     if first is None or last is None:
         return None
-    return first if first == last else f"{first}-{last}"
+    return first[:MAX_LABEL] if first == last else f"{first[:MAX_LABEL]}-{last[:MAX_LABEL]}"
 
 
 def _unread(pages: Iterable[Page]) -> list[str]:

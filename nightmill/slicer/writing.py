@@ -19,6 +19,7 @@ import pikepdf
 import pypdfium2
 
 from nightmill.slicer.model import Piece
+from nightmill.slicer.opening import PdfProblem
 from nightmill.slicer.saving import save
 
 MAX_SLUG = 60
@@ -27,6 +28,9 @@ _PATTERN = re.compile(r"\d{4,}-[a-z0-9-]+\.pdf")
 
 _FEW_FONTS = 16
 """A dictionary of so few fonts that pages share is left as it is: most pages use most of them."""
+
+
+_MEBIBYTE = 1024 * 1024
 
 
 class OutputProblem(Exception):
@@ -85,8 +89,22 @@ def file_name(position: int, name: str) -> str:
     return f"{position + 1:04}-{slug or 'slice'}.pdf"
 
 
+def most_bytes(size: int) -> int:
+    """Return how many bytes the slices of a PDF of `size` bytes may have together.
+
+    Fonts repeat in each slice: a book of 6.5 MB in 121 slices came to 32 MB. Without a bound, one page with thousands of
+    heads and a large image would fill any disk.
+    """
+    return min(50 * size + 256 * _MEBIBYTE, 3 * size + 8_192 * _MEBIBYTE)
+
+
 def write_pieces(
-    pages: Any, pieces: Sequence[Piece], folder: Path, on_file: Callable[[], None] | None = None
+    pages: Any,
+    pieces: Sequence[Piece],
+    folder: Path,
+    *,
+    max_bytes: int,
+    on_file: Callable[[], None] | None = None,
 ) -> Iterator[WrittenFile]:
     """Write the files of `pieces` and give what came of each; the same pieces make the same bytes.
 
@@ -94,15 +112,22 @@ def write_pieces(
         pages: The document's pages, from pikepdf.
         pieces: What to cut out.
         folder: Where.
+        max_bytes: Of all files together.
         on_file: Called after each file.
 
     Raises:
+        PdfProblem: The files are larger than that.
         OSError: The disk is full, or the folder cannot be written to any more.
     """
     if pieces and _share_resources(pages):
         _own_resources(pages)
+    left = max_bytes
     for position, piece in enumerate(pieces):
-        yield _write(pages, piece, folder, file_name(position, piece.name))
+        written = _write(pages, piece, folder, file_name(position, piece.name))
+        left -= written.size
+        if left < 0:
+            raise PdfProblem("too_large", f"the slices are over {max_bytes:,} bytes together")
+        yield written
         if on_file is not None:
             on_file()
 

@@ -10,14 +10,24 @@ import pytest
 from nightmill.slicer.agreement import agreed_pdf
 from nightmill.slicer.model import Piece
 from nightmill.slicer.opening import PdfProblem
-from nightmill.slicer.writing import OutputProblem, WrittenFile, create, file_name, prepare_folder, write_pieces
+from nightmill.slicer.writing import (
+    OutputProblem,
+    WrittenFile,
+    create,
+    file_name,
+    most_bytes,
+    prepare_folder,
+    write_pieces,
+)
 from tests.small_pdfs import body, scanned_pdf, text_pdf, with_page_count
 
 
-def write(source: Path, folder: Path, *spans: tuple[int, int]) -> list[WrittenFile]:
+def write(source: Path, folder: Path, *spans: tuple[int, int], max_bytes: int = 10**9) -> list[WrittenFile]:
     folder.mkdir(exist_ok=True)
     with agreed_pdf(source, folder, max_pages=100) as agreed:
-        return list(write_pieces(agreed.pages, [Piece(f"P {a}-{b}", a, b) for a, b in spans], folder))
+        return list(
+            write_pieces(agreed.pages, [Piece(f"P {a}-{b}", a, b) for a, b in spans], folder, max_bytes=max_bytes)
+        )
 
 
 def pages_in(path: Path) -> int:
@@ -120,7 +130,7 @@ def test_no_page_is_lost_when_a_page_tree_lies_about_its_length(five: Path, tmp_
         assert len(agreed.pages) == 5
         assert pages_in(agreed.path) == 5
         assert agreed.flags == (f"the PDF is damaged: {claimed} pages by one count, 5 by another; 5 can be read",)
-        written = list(write_pieces(agreed.pages, [Piece("all", 0, 4)], out))
+        written = list(write_pieces(agreed.pages, [Piece("all", 0, 4)], out, max_bytes=10**9))
 
     assert pages_in(out / str(written[0].path)) == 5
     assert [path.name for path in out.iterdir()] == ["0001-all.pdf"]
@@ -149,6 +159,22 @@ def test_too_many_pages_are_refused(five: Path, tmp_path: Path) -> None:
         pass
 
     assert refused.value.code == "too_large"
+
+
+def test_a_page_that_is_in_too_many_slices_does_not_fill_the_disk(five: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    with pytest.raises(PdfProblem, match="the slices are over 10,000 bytes together"):
+        write(five, out, *[(0, 0)] * 100, max_bytes=10_000)
+
+    assert sum(path.stat().st_size for path in out.iterdir()) < 15_000
+
+
+@pytest.mark.parametrize(("size", "most"), [(1_000, "256 MiB"), (6_500_000, "565 MiB"), (1 << 30, "11 GiB")])
+def test_slices_may_be_larger_than_their_pdf_by_what_fonts_need(size: int, most: str) -> None:
+    number, unit = most.split()
+
+    assert most_bytes(size) // (1 << {"MiB": 20, "GiB": 30}[unit]) == int(number)
 
 
 def test_scans_are_cut_as_they_are(tmp_path: Path) -> None:
