@@ -83,7 +83,7 @@ class Notices:
         fail_point("notice.sent")
         self.notices.sent(ref, number, now)
         fail_point("notice.recorded")
-        logger.info("owner told", extra={"document": ref.sha256, "profile": ref.profile, "level": level})
+        logger.info("owner told", extra={"document": ref.sha256, "profile": ref.profile, "notice": level})
         return True
 
 
