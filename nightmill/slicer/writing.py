@@ -92,7 +92,7 @@ def file_name(position: int, name: str) -> str:
 def most_bytes(size: int) -> int:
     """Return how many bytes the slices of a PDF of `size` bytes may have together.
 
-    Fonts repeat in each slice: a book of 6.5 MB in 121 slices came to 32 MB. Without a bound, one page with thousands of
+    Fonts repeat in each slice: a book of 6.5 MB in 121 slices came to 32 MB. Without a bound, a page with thousands of
     heads and a large image would fill any disk.
     """
     return min(50 * size + 256 * _MEBIBYTE, 3 * size + 8_192 * _MEBIBYTE)
