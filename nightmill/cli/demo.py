@@ -1,4 +1,4 @@
-"""The demonstration behind `make demo`: real requests through every sandbox provider, a real site, and a proof."""
+"""The demonstration behind `make demo`: requests through every sandbox provider, a site, a gazette, and a proof."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from nightmill.cli.output import note, print_table, progress_screen, say
 
 if TYPE_CHECKING:
     from nightmill.cli.receiver import WebhookReceiver
+    from nightmill.cli.slicing_choice import SlicingChoice
     from nightmill.cli.stack import LocalStack
     from nightmill.client.nightmill import Nightmill
     from nightmill.contracts import BatchSummary
@@ -71,7 +72,7 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=50_000, help="Requests for each provider.")] = 1_000,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, to look at the UI.")] = False,
 ) -> None:
-    """Take requests through four providers, keep a site fresh, and prove that nothing was lost or done twice."""
+    """Take requests through four providers, keep a site fresh, cut up a gazette, and prove that all of it is right."""
     from nightmill.cli.runtime import run_async
     from nightmill.cli.stack import LocalStack, free_port
 
@@ -93,30 +94,33 @@ def demo(
 
 
 async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
-    from nightmill.cli import demo_documents
+    from nightmill.cli import demo_documents, demo_slicing
     from nightmill.cli.demo_documents import keep_fresh
     from nightmill.cli.demo_site import DemoSite
+    from nightmill.cli.demo_slicing import slice_gazette
     from nightmill.cli.receiver import WebhookReceiver
     from nightmill.webhooks import new_secret
 
     began = time.monotonic()
     with WebhookReceiver(new_secret()) as receiver:
         note("Starting Temporal, the sandbox and a worker …")
-        nightmill = await _start(stack, receiver)
+        nightmill, slicing = await _start(stack, receiver)
         note(f"Temporal's UI: {stack.ui_url}/namespaces/default/workflows")
         with DemoSite() as site:
             # Beside the batches, which mostly wait.
             fresh = asyncio.create_task(keep_fresh(nightmill, site, receiver))
+            cut = asyncio.create_task(slice_gazette(nightmill, stack.folder, receiver)) if slicing.serves else None
             courses = await _take_all(stack, nightmill, receiver, requests)
             steps = await fresh
+            gazette = await cut if cut is not None else None
         _judge_all(stack, nightmill, receiver, courses, requests)
-        right = not any(course.wrong for course in courses) and not any(step.wrong for step in steps)
+        wrong = [*(course.wrong for course in courses), *(step.wrong for step in steps)]
+        right = not any(wrong) and not (gazette and gazette.wrong)
         _report(courses, receiver, requests)
         demo_documents.report(steps)
-        say(
-            f"{len(courses)} batches and a site, {time.monotonic() - began:.0f} s in all, with everything started from "
-            "nothing."
-        )
+        demo_slicing.report(gazette, slicing)
+        what = f"{len(courses)} batches, a site and a gazette" if gazette else f"{len(courses)} batches and a site"
+        say(f"{what}, {time.monotonic() - began:.0f} s in all, with everything started from nothing.")
         say(f"Temporal's UI: {stack.ui_url}/namespaces/default/workflows" + ("" if keep else " (--keep leaves it up)"))
         if not right:
             note(f"nightmill: the demonstration failed; logs are in {stack.folder}/logs/")
@@ -126,12 +130,14 @@ async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
         return ExitCode.FINE if right else ExitCode.FAILED
 
 
-async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
-    """Start every part, and return a client of theirs."""
+async def _start(stack: LocalStack, receiver: WebhookReceiver) -> tuple[Nightmill, SlicingChoice]:
+    """Start every part, and return a client of theirs, and how slicers are isolated."""
     from temporalio.client import Client
 
     from nightmill.assembly import Assembly
+    from nightmill.cli import demo_slicing
     from nightmill.cli.demo_documents import ENVIRONMENT
+    from nightmill.cli.slicing_choice import choose_isolation, polled
     from nightmill.client.converter import data_converter
     from nightmill.client.nightmill import Nightmill
     from nightmill.settings import BatchSettings, Settings
@@ -153,14 +159,16 @@ async def _start(stack: LocalStack, receiver: WebhookReceiver) -> Nightmill:
         storage_url=variables["NIGHTMILL_STORAGE_URL"],
         batch=BatchSettings(poll_schedule=tuple(timedelta(seconds=s) for s in POLL_SCHEDULE)),
     )
+    slicing = await asyncio.to_thread(choose_isolation, settings)
+    variables |= demo_slicing.environment(stack.folder, slicing)
     assembly = Assembly(settings)
     await asyncio.to_thread(schema.upgrade, assembly.database)
     plain = await stack.temporal_client(temporal)
     await stack.wait_until(stack.sandbox_answers)
     worker = stack.start_worker(variables)
-    await stack.wait_for_worker(plain, worker, settings.worker.task_queue)
+    await stack.wait_for_worker(plain, worker, polled(settings, slicing))
     client = await Client.connect(stack.address, data_converter=data_converter(None))
-    return Nightmill(client, assembly)
+    return Nightmill(client, assembly), slicing
 
 
 async def _take_all(stack: LocalStack, nightmill: Nightmill, receiver: WebhookReceiver, requests: int) -> list[Course]:

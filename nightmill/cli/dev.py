@@ -12,6 +12,7 @@ import typer
 from nightmill.cli.output import say
 
 if TYPE_CHECKING:
+    from nightmill.cli.slicing_choice import SlicingChoice
     from nightmill.cli.stack import LocalStack
     from nightmill.settings import Settings
 
@@ -32,7 +33,8 @@ def dev(
     """Run everything on this machine.
 
     Temporal with its UI, a database, the sandbox providers and a worker, until Ctrl-C. Data stays under
-    .nightmill/. The sandbox stands in for each provider that has no API key in the settings.
+    .nightmill/. The sandbox stands in for each provider that has no API key in the settings. Where slicers
+    cannot be sandboxed they run without, and that is said.
     """
     from nightmill.cli.runtime import run_async
     from nightmill.cli.stack import LocalStack, check_port
@@ -65,18 +67,21 @@ async def _serve(stack: LocalStack, settings: Settings) -> None:
 
 
 async def _start_and_watch(stack: LocalStack, settings: Settings) -> None:
+    from nightmill.cli.slicing_choice import choose_isolation, polled
+
     temporal = stack.start_temporal()
     variables: dict[str, str] = {}
     if stack.sandbox_port is not None:
         stack.start_sandbox()
         variables = stack.sandbox_environment(settings)
+    slicing = await asyncio.to_thread(choose_isolation, settings)
     await asyncio.to_thread(_upgrade, settings)
     client = await stack.temporal_client(temporal)
     if stack.sandbox_port is not None:
         await stack.wait_until(stack.sandbox_answers)
-    worker = stack.start_worker(variables, to_terminal=True)
-    await stack.wait_for_worker(client, worker, settings.worker.task_queue)
-    _announce(stack, settings, variables)
+    worker = stack.start_worker({**variables, **slicing.variables}, to_terminal=True)
+    await stack.wait_for_worker(client, worker, polled(settings, slicing))
+    _announce(stack, settings, variables, slicing)
     while True:
         stack.supervisor.check()
         await asyncio.sleep(0.5)
@@ -90,7 +95,7 @@ def _upgrade(settings: Settings) -> None:
         schema.upgrade(assembly.database)
 
 
-def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str]) -> None:
+def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str], slicing: SlicingChoice) -> None:
     from sqlalchemy import make_url
 
     say("")
@@ -99,6 +104,7 @@ def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str]) 
     provided = sorted({name.removeprefix("NIGHTMILL_").partition("__")[0].lower() for name in variables})
     if stack.sandbox_port is not None:
         say(f"Sandbox     {stack.sandbox_url}   in place of {', '.join(provided) or 'no provider: all have keys'}")
+    say(f"Slicing     {slicing.line}")
     say(f"Logs        {stack.folder}/logs/")
     say("")
     say("Try, in this folder and another terminal:")
@@ -108,5 +114,7 @@ def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str]) 
     say("    --provider openai --model gpt-5-mini --poll-schedule '[2]' --watch")
     say("  nightmill account add acme --plan daily")
     say("  nightmill document add https://docs.python.org/3/faq/general.html --account acme --collection help --watch")
+    if slicing.serves:
+        say("  python -m nightmill.slicer.samples gazette.pdf --seed 1 && nightmill slice run gazette.pdf --watch")
     say("")
     say("Ctrl-C stops everything.")

@@ -49,6 +49,10 @@ class WebhookReceiver:
         """Return how many valid webhooks came for changes of a document."""
         return sum(count for name, count in self._received.items() if name.startswith(f"{document_id}."))
 
+    def notices(self, sha256: str) -> int:
+        """Return how many valid webhooks came for the end of a PDF's slicing."""
+        return sum(count for name, count in self._received.items() if name.startswith(f"msg_nm-slice-{sha256[:12]}-"))
+
     def _take(self, headers: dict[str, str], body: bytes) -> int:
         """Return the HTTP status to answer with."""
         try:

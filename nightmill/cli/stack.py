@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -221,8 +221,8 @@ class LocalStack:
             await asyncio.sleep(0.1)
         raise NotReady(f"Temporal did not answer within {TEMPORAL_STARTS_WITHIN}; its log: {part.part.log}")
 
-    async def wait_for_worker(self, client: Client, part: RunningPart, task_queue: str) -> None:
-        """Wait until the worker asks Temporal for work.
+    async def wait_for_worker(self, client: Client, part: RunningPart, task_queues: Iterable[str]) -> None:
+        """Wait until the worker asks Temporal for activities of all these task queues.
 
         Raises:
             PartEnded: It ended instead.
@@ -232,16 +232,20 @@ class LocalStack:
         from temporalio.api.taskqueue.v1 import TaskQueue
         from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
-        request = DescribeTaskQueueRequest(
-            namespace="default",
-            task_queue=TaskQueue(name=task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-        )
+        requests = [
+            DescribeTaskQueueRequest(
+                namespace="default",
+                task_queue=TaskQueue(name=name),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            )
+            for name in task_queues
+        ]
         give_up_at = time.monotonic() + WORKER_STARTS_WITHIN.total_seconds()
         while time.monotonic() < give_up_at:
             part.check()
-            described = await client.workflow_service.describe_task_queue(request)
-            if described.pollers:
+            while requests and (await client.workflow_service.describe_task_queue(requests[-1])).pollers:
+                requests.pop()
+            if not requests:
                 return
             await asyncio.sleep(0.1)
         raise NotReady(f"the worker was not ready within {WORKER_STARTS_WITHIN}; its log: {part.part.log}")

@@ -103,6 +103,9 @@ def test_the_demonstration_proves_itself(start_process: Any, tmp_path: Path) -> 
     with start_process("demo", "--requests", "40", variables={}, folder=tmp_path) as running:
         out, err = running.communicate(timeout=150)
     assert running.returncode == 0, out + err
-    assert out.count(" right ") == 8
+    assert out.count(" right ") == 15
     assert "10 not_modified" in out
     assert "Each of the 40 requests has one outcome" in out
+    assert "is cut into its 7 documents" in out
+    assert "no program and no temporary file is left" in out
+    assert "Isolation of the slicer: " in out
