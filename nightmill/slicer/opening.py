@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import pypdfium2
-import pypdfium2.raw as pdfium
 
 ProblemCode = Literal["damaged", "encrypted", "empty", "too_large"]
 
@@ -52,9 +51,8 @@ def _open(source: Path | bytes, stack: ExitStack) -> Any:
         raise PdfProblem("empty", "the file is empty")
     try:
         return pypdfium2.PdfDocument(source)
-    except pypdfium2.PdfiumError as error:
-        if error.err_code == pdfium.FPDF_ERR_PASSWORD:
-            raise PdfProblem("encrypted", "the PDF is encrypted and needs a password") from None
+    except pypdfium2.PdfiumError:
+        pass  # why is asked of the other library: pdfium's error code may be that of an earlier call
     rewritten = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the caller's stack closes it
     _rewrite(source, rewritten)
     try:
@@ -76,5 +74,5 @@ def _rewrite(source: Path | bytes, target: IO[bytes]) -> None:
     except pikepdf.PasswordError:
         raise PdfProblem("encrypted", "the PDF is encrypted and needs a password") from None
     except (pikepdf.PdfError, ValueError, RuntimeError) as error:
-        raise PdfProblem("damaged", f"the PDF is damaged beyond repair: {str(error)[:200]}") from None
+        raise PdfProblem("damaged", f"the PDF is damaged beyond repair: {str(error).rsplit(': ', 1)[-1][:200]}") from None
     target.seek(0)

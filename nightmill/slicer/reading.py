@@ -57,6 +57,11 @@ _char_index = pdfium.FPDFText_GetCharIndexFromTextIndex
 _Turn = Literal[0, 90, 180, 270]
 
 
+_BLANKS = re.compile("(?<! ) ")
+
+MAX_JUMPING = 500
+"""Characters of a line that are looked at for a jump back."""
+
 _JUNK = " \t\xa0\x00\ufffe\x02"
 
 _Box = Sequence[float]
@@ -162,7 +167,12 @@ class _Reader:
         for one in found:
             line = self._line(one, turn)
             text = line.text
-            if (line.left < low and line.right > high) or text[-2:-1] == " " or text[1:2] == " ":
+            if (
+                (line.left < low and line.right > high)
+                or text[-2:-1] == " "
+                or text[1:2] == " "
+                or self._runs_back(one, turn)
+            ):
                 lines.extend(self._line(part, turn) for part in self._parts(one, turn))
             else:
                 lines.append(line)
@@ -267,8 +277,9 @@ class _Reader:
         return bold
 
     def _parts(self, one: _Found, turn: _Turn) -> Iterator[_Found]:
-        """Give the line, or those that it is: lines of both columns at the same height come as one."""
+        """Give the line, or those that it is: what stands at the same height may come as one, in any order."""
         for split in (
+            self._backwards(one, turn),
             self._letter(one, turn, at_end=True),
             self._letter(one, turn, at_end=False),
             self._gap(one, turn),
@@ -277,6 +288,19 @@ class _Reader:
                 yield from self._split(one, split)
                 return
         yield one
+
+    def _runs_back(self, one: _Found, turn: _Turn) -> bool:
+        return self._turned(one.end, turn)[0] < self._turned(one.start, turn)[0]
+
+    def _backwards(self, one: _Found, turn: _Turn) -> int | None:
+        """Return where a line that ends left of its beginning jumps back."""
+        if not self._runs_back(one, turn) or not self._same_index:
+            return None
+        widths = [
+            (self._width(one, match.start(), turn), match.start()) for match in _BLANKS.finditer(one.text[:MAX_JUMPING])
+        ]
+        found = min(widths, default=(0.0, 0))
+        return found[1] if found[0] < -self._height(one, turn) else None
 
     def _split(self, one: _Found, place: int) -> tuple[_Found, _Found]:
         left, right = one.text[:place].rstrip(), one.text[place:].lstrip()
