@@ -9,6 +9,7 @@
     │   ├── ResultsIncomplete       fewer results than the provider's own counts promise
     │   ├── StorageUnavailable      database or file storage away, pool exhausted, locked
     │   │   └── StorageFull         no space left
+    │   ├── SourceAway              where a PDF is to be fetched does not answer
     │   ├── TemporalUnreachable     no Temporal server, or no worker, answers
     │   ├── PageUnavailable         a page that cannot be had now
     │   │   ├── PageTimeout         it takes too long; 408, 504
@@ -214,6 +215,12 @@ class TemporalUnreachable(TransientError):
     """No Temporal server answers at the configured address, or no worker takes what it is asked."""
 
     code = "temporal_unreachable"
+
+
+class SourceAway(TransientError):
+    """The place where a document is to be fetched does not answer."""
+
+    code = "source_away"
 
 
 class AccessDenied(PermanentError):

@@ -82,7 +82,7 @@ class DocumentSlicing:
         if self._programs is None or self._progress.status.is_terminal:
             return
         if beat.step != "inspect":
-            self._programs.clock.start(workflow.now())
+            self._programs.started()
         self._beats[beat.first_page if beat.step == "pages" else 0] = beat
         self._show(
             status=SlicingStatus.SLICING,

@@ -42,6 +42,11 @@ class ProgramAttempts:
     _running: int = 0
     _asked_to_go_on: int = 0
 
+    def started(self) -> None:
+        """Let the job's time run: a program says that it has started; one that has ended says so too late."""
+        if self._running:
+            self.clock.start(workflow.now())
+
     def go_on(self) -> None:
         """Look at the breaker again now."""
         self._asked_to_go_on += 1

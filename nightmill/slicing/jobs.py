@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nightmill.contracts import (
@@ -14,10 +14,10 @@ from nightmill.contracts import (
     SlicingStatus,
     SlicingTerms,
 )
-from nightmill.errors import InvalidInput
+from nightmill.errors import InvalidInput, SourceAway
 from nightmill.failpoints import fail_point
 from nightmill.slicing import keys
-from nightmill.slicing.faults import DocumentFault
+from nightmill.slicing.faults import DocumentFault, Unreadable
 from nightmill.slicing.notices import summary_of
 from nightmill.slicing.originals import name_of
 from nightmill.slicing.profiles import find_profile
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from nightmill.storage.files import FileStore
     from nightmill.storage.slicing_attempts import AttemptRepository
     from nightmill.storage.slicings import SlicingRepository
+
+SOURCE_PATIENCE = timedelta(minutes=30)
+"""How long the place where a PDF is may be away, before that is taken for the document's fault."""
 
 MAX_OBSOLETE_RUNS = 20
 """Runs whose files one run deletes at most: its predecessor's, and what runs left that were ended from outside."""
@@ -63,7 +66,8 @@ class SlicingJobs:
         Raises:
             InvalidInput: There is no such profile, or the PDF has another hash.
             SlicingSuperseded: A later run works on the document.
-            TransientError: The file storage, the database, or where the source is, is away.
+            SourceAway: Where the source is does not answer; after a while that is a fault of the document.
+            StorageUnavailable: The file storage or the database is away.
         """
         given = asked.asked
         profile = find_profile(self.settings, asked.ref.profile)
@@ -75,6 +79,10 @@ class SlicingJobs:
             name, size = self.originals.keep(given.source, asked.ref.sha256)
         except DocumentFault as error:
             fault = error.fault()
+        except SourceAway as error:
+            if now - scheduled_at < SOURCE_PATIENCE:
+                raise
+            fault = Unreadable(str(error)).fault()
         fail_point("slicing.fetched")
         self.slicings.open(
             asked.ref,

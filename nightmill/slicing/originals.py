@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from nightmill.contracts.slicing import STORED
-from nightmill.errors import InvalidInput, PermanentError
+from nightmill.errors import InvalidInput, PermanentError, SourceAway, TransientError
 from nightmill.slicing import keys
 from nightmill.slicing.faults import NotAFile, TooLarge, Unreadable
 
@@ -42,7 +42,8 @@ class Originals:
         Raises:
             InvalidInput: The source has another hash, or is of a kind that is not read.
             DocumentFault: The source cannot be read.
-            TransientError: The file storage, or where the source is, is away.
+            SourceAway: Where the source is does not answer.
+            StorageUnavailable: The file storage is away.
         """
         name = name_of(source)
         key = keys.original(sha256)
@@ -101,6 +102,8 @@ class Originals:
             yield from self.fetch(url)
         except PermanentError as error:
             raise Unreadable(f"{name_of(url)}: {error}") from error
+        except TransientError as error:
+            raise SourceAway(f"{name_of(url)}: {error}", retry_after=error.retry_after) from error
 
     def _bounded(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         total = 0
