@@ -33,7 +33,8 @@ STDERR_FLOOD = 64
 """How many times the kept end of standard error a program may write there in all."""
 
 _AS_SIGNAL = 128  # and the signal's number: what bubblewrap and shells end with
-_PATH = "/usr/local/bin:/usr/bin:/bin"
+PATH = "/usr/local/bin:/usr/bin:/bin"
+"""Where programs are looked for, and what they get as their PATH, unless a profile says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Bounds:
         memory: Bytes: of address space of each process, and of resident memory of all of them together.
         file_size: Bytes of each file that it writes.
         open_files: Files that a process has open at once.
-        processes: Processes that it has at once.
+        processes: Processes that it has at once, as counted ten times a second.
         stdout: Bytes of its standard output.
         stderr_tail: Bytes kept of the end of its standard error; 64 times as many may come.
         disk: Bytes on disk of all that is in its folder; None: four times `file_size`.
@@ -166,7 +167,7 @@ class ProgramRunner:
             raise _unusable(str(folder), error.errno or 0) from error
         name, _, value = tag.partition("=")
         environment = {
-            "PATH": _PATH,
+            "PATH": PATH,
             "LANG": "C.UTF-8",
             "OMP_THREAD_LIMIT": "1",
             **program.environment,
