@@ -67,7 +67,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Yield the findings, one check after the other."""
     from nightmill.assembly import assembled
-    from nightmill.cli.document_checks import examine_documents  # which is made of our findings
+    from nightmill.cli.document_checks import examine_documents  # which is made of our findings, as is the next one
+    from nightmill.cli.slicing_checks import examine_mail, examine_slicing
     from nightmill.settings import load_settings
 
     try:
@@ -83,7 +84,9 @@ def examine() -> Iterator[Finding]:
         yield _temporal_program()
         yield from _providers(assembly)
         yield _webhooks(settings)
+        yield from examine_mail(settings)
         yield from examine_documents(assembly)
+        yield from examine_slicing(assembly)
         yield _space(settings)
         yield _clock(assembly)
 
@@ -141,7 +144,7 @@ async def _temporal(settings: Settings) -> list[Finding]:
     try:
         found.append(await _namespace(client))
         found.append(await _search_attributes(client))
-        found.append(await _workers(client, settings.worker.task_queue))
+        found.append(await workers_of(client, settings.worker.task_queue, "batches wait"))
     except RPCError as error:
         found.append(Finding("temporal", State.FAIL, f"{error.message}", "check the rights of the API key"))
     return found
@@ -184,7 +187,12 @@ async def _search_attributes(client: Client) -> Finding:
     return Finding("search attributes", State.OK, f"all {len(kinds)} are there")
 
 
-async def _workers(client: Client, task_queue: str) -> Finding:
+async def workers_of(client: Client, task_queue: str, otherwise: str, *, name: str = "workers") -> Finding:
+    """Return whether workers listen to a task queue; `otherwise` says what happens where none does.
+
+    Raises:
+        RPCError: Temporal does not say.
+    """
     from temporalio.api.enums.v1 import TaskQueueType
     from temporalio.api.taskqueue.v1 import TaskQueue
     from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
@@ -202,9 +210,9 @@ async def _workers(client: Client, task_queue: str) -> Finding:
         if datetime.now(UTC) - poller.last_access_time.ToDatetime(tzinfo=UTC) < timedelta(seconds=70)
     ]
     if not alive:
-        message = f"none listens to task queue {task_queue}: batches wait"
-        return Finding("workers", State.WARN, message, "start one with `nightmill worker`")
-    return Finding("workers", State.OK, f"{len(alive)} on task queue {task_queue}")
+        message = f"none listens to task queue {task_queue}: {otherwise}"
+        return Finding(name, State.WARN, message, "start one with `nightmill worker`")
+    return Finding(name, State.OK, f"{len(alive)} on task queue {task_queue}")
 
 
 def _temporal_program() -> Finding:

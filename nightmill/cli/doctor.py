@@ -1,4 +1,4 @@
-"""`nightmill doctor`: is everything there that batches and documents need?"""
+"""`nightmill doctor`: is everything there that batches, documents and slicing need?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def register(app: typer.Typer) -> None:
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Check that all is there that batches and documents need.
+    """Check that all is there that batches, documents and slicing need.
 
-    Temporal, the database, the file storage, the providers' keys, and the machine. Exit code 0 if nothing fails, 5
-    if Temporal or the database does not answer, 1 for everything else.
+    Temporal, the database, the file storage, the providers' keys, the slicers' sandbox, and the machine. Exit code 0
+    if nothing fails, 5 if Temporal or the database does not answer, 1 for everything else.
     """
     from rich.text import Text
 
