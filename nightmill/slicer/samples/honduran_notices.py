@@ -28,7 +28,7 @@ def set_section_b(
     """Fill so many pages with notices, and the rest of them with trademarks if there are any."""
     first = press.page
     last = first + pages - 1
-    begun = [Begun(AVISOS, "avisos", "", first, first_on_page=True)]
+    begun = [Begun(AVISOS, "avisos", "", first, first_on_page=True, listed=options.sumario != "none")]
     frames = 2 * pages * (chance.uniform(0.3, 0.8) if options.trademarks else 1)
     while True:
         notice = _notice(options, issued, style, chance)
@@ -48,7 +48,7 @@ def set_section_b(
             break
         if not records:
             press.reserve(height(lines[:4]))
-            begun.append(Begun(MARCAS, "marcas", "", press.page, press.first_on_page))
+            begun.append(Begun(MARCAS, "marcas", "", press.page, press.first_on_page, listed=False))
         else:
             press.reserve(height(lines[:2]))
         page = press.page

@@ -62,6 +62,7 @@ def compose(options: SampleOptions) -> tuple[list[Sheet], Truth]:
     begun = [_set_act(press, act, acts[place + 1 : place + 2], body) for place, act in enumerate(acts)]
     if advance:
         begun.append(_set_advance(press, acts[-1], body))
+        begun[-1].listed = options.sumario != "none"
     a_end = press.page
     sections = [Section("A", 0, a_end)]
     trademarks: list[Trademark] = []

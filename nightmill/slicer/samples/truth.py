@@ -26,7 +26,7 @@ class TruthPiece:
         end_page: Its last page.
         on_shared_page: Whether its first page also holds the end of the piece before.
         headless: Whether its head is not printed, so that only the SUMARIO tells of it.
-        listed: Whether the SUMARIO has it.
+        listed: Whether the SUMARIO has it; `Marcas de Fábrica` is not in that of Honduras.
         marks: File numbers that stand in its first and last paragraph, and nowhere else.
     """
 
