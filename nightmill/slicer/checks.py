@@ -18,6 +18,9 @@ SHEET = 4
 AGREEMENT = 0.6
 """Share of the votes that number and date need."""
 
+EMPTY = 0.2
+"""Share of the pages that may be blank, of those between chapters and at the end."""
+
 LOST = 0.02
 """Share of the text that may belong to no slice, besides front page and SUMARIO."""
 
@@ -41,8 +44,16 @@ def masthead_flags(masthead: Masthead) -> list[str]:
 def text_flags(sheets: Sequence[Sheet]) -> list[str]:
     """Return which pages have no text, or text that was recognized."""
     flags = []
+    reasons: dict[str, list[int]] = {}
+    for sheet in sheets:
+        if sheet.page.problem:
+            reasons.setdefault(sheet.page.problem, []).append(sheet.page.index)
+    flags += [f"{pages(indices)}: {reason}" for reason, indices in reasons.items()]
+    recognized = [sheet.page.index for sheet in sheets if sheet.page.source == "ocr"]
+    if recognized and len(recognized) < len(sheets):
+        flags.append(f"recognized text on {pages(recognized)}, which has no bold type to tell heads by")
     without = [sheet.page.index for sheet in sheets if sheet.page.source == "none"]
-    if without:
+    if len(without) > EMPTY * len(sheets):
         flags.append(f"no text on {pages(without)}")
     sideways = [
         sheet.page.index

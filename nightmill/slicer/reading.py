@@ -171,7 +171,7 @@ class _Reader:
                 (line.left < low and line.right > high)
                 or text[-2:-1] == " "
                 or text[1:2] == " "
-                or self._runs_back(one, turn)
+                or (one.end[0] < one.start[0] if turn == 0 else self._runs_back(one, turn))
             ):
                 lines.extend(self._line(part, turn) for part in self._parts(one, turn))
             else:
@@ -341,7 +341,7 @@ class _Reader:
         begin, end = self._reach(one, turn, low), self._reach(one, turn, high)
         least = _GAP * self._height(one, turn)
         best: tuple[float, int] | None = None
-        place = text.find(" ", begin)
+        place = text.find(" ", max(text.rfind(" ", 0, begin + 1), 0))
         while 0 < place <= end:
             gap = self._width(one, place, turn)
             if gap > least and (best is None or gap > best[0]):

@@ -39,5 +39,7 @@ def unshadowed(lines: Sequence[Line], body: float) -> list[Line]:
 
 def _single(text: str) -> str:
     text = text[:1_000]
-    text = _INITIAL.sub(r"\1", text)
-    return _REPEATED.sub(r"\1", text)
+    initial = _INITIAL.match(text)
+    if initial is None:
+        return _REPEATED.sub(r"\1", text)
+    return initial[1] + _REPEATED.sub(r"\1", text[initial.end() :])
