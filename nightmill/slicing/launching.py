@@ -26,6 +26,11 @@ PR_SET_CHILD_SUBREAPER = 36
 NICENESS = 5
 """Of programs: the worker's own answers to Temporal, and the supervisor's looks, come first."""
 
+SPARE_TASKS = 1024
+"""RLIMIT_NPROC is compared with all that the user runs, other programs and the worker among them, and not with what
+one program starts. So it is a backstop only, far off: nobody is to suffer from what another does until the supervisor,
+which counts the program's own processes, has ended that."""
+
 STATUS = 3
 """Descriptor on which bubblewrap reports, see its `--json-status-fd`."""
 
@@ -112,10 +117,8 @@ def _limits(order: Order) -> dict[int, tuple[int, int]]:
         resource.RLIMIT_NOFILE: (order.open_files, order.open_files),
         resource.RLIMIT_CORE: (0, 0),
     }
-    if os.getuid() != 0:
-        # It is compared with all that the user runs, and does not hold for root at all: a backstop for a bomb that
-        # is faster than the supervisor, which counts the program's own processes.
-        tasks = process_tree.tasks_of_user() + order.processes
+    if os.getuid() != 0:  # it does not hold for root
+        tasks = process_tree.tasks_of_user() + order.processes + SPARE_TASKS
         found[resource.RLIMIT_NPROC] = (tasks, tasks)
     return found
 

@@ -129,12 +129,14 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        top = _open(os.fsencode(path.name), parent)
-        try:
-            _empty(top)
-        finally:
-            os.close(top)
-        os.rmdir(path.name, dir_fd=parent)
+        name = os.fsencode(path.name)
+        if not _unlink(name, parent):
+            top = _open(name, parent)
+            try:
+                _empty(top)
+            finally:
+                os.close(top)
+            os.rmdir(name, dir_fd=parent)
     except FileNotFoundError:
         pass
     except OSError:

@@ -50,6 +50,7 @@ class Supervised:
         except OSError as error:
             self._link.close()
             raise ProgramMissing(f"no supervisor can be started: {error.strerror}") from error
+        self._link.settimeout(SLACK)  # the socket holds an order of any usual size
         with contextlib.suppress(OSError):  # ended already: its silence is heard below
             self._link.sendall(order.encode())
         self._link.setblocking(False)

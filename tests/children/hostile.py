@@ -113,6 +113,23 @@ def spins_in_children() -> None:
         os.wait()
 
 
+def spins_in_orphans() -> None:
+    """Let others do it, whom nobody here waits for."""
+    deaf()
+    while True:
+        if os.fork() == 0:
+            if os.fork() == 0:
+                burn(0.15)
+            os._exit(0)
+        os.wait()
+        time.sleep(0.25)
+
+
+def writes_a_lot() -> None:
+    os.write(1, b"x" * (3 * MIB))
+    os.write(2, b"y" * (MIB // 2) + b"end")
+
+
 def hogs() -> None:
     kept = []
     while True:

@@ -82,6 +82,19 @@ def test_a_folder_that_was_replaced_by_a_link_costs_nobody_else_his_files(scratc
     assert (ours / "file").read_text() == "kept"
 
 
+def test_a_parent_that_was_replaced_by_a_link_costs_nobody_else_his_files(scratch: Scratch, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "file").write_text("kept")
+    with scratch.folder() as folder:
+        folder.rmdir()
+        folder.parent.rmdir()
+        folder.parent.symlink_to(ours)
+
+    assert list(scratch.root.iterdir()) == []
+    assert (ours / "file").read_text() == "kept"
+
+
 def test_a_tree_of_any_depth_and_names_of_any_bytes_are_removed(scratch: Scratch) -> None:
     depth = 1_200  # deeper than Python recurses
     with scratch.folder() as folder:

@@ -20,6 +20,7 @@ from nightmill.slicing import process_tree
 from nightmill.slicing.faults import OutputNotWritable, ProgramMissing
 from nightmill.slicing.isolation import Level
 from nightmill.slicing.programs import Program, ProgramRun, ProgramRunner, readable
+from nightmill.slicing.streams import CHUNK, Log
 from tests.children.running import BOUNDS, LEVELS, MIB, hostile, isolation, left_of, new_name
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="programs are supervised on Linux only")
@@ -130,6 +131,22 @@ def test_what_only_looks_like_progress_is_log_and_harmless_text(folder: Path) ->
 
 def test_text_from_programs_keeps_lines_and_tabs_and_loses_what_steers_terminals() -> None:
     assert readable("a\tb\r\ncañón \x9b31m\x7f\u2028".encode()) == "a\tb\ncañón �31m␡�"
+
+
+def test_a_line_without_end_is_kept_as_far_as_the_log_is(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    log = Log(reading, tail=1_000, bound=2**40)
+    for _ in range(200):
+        os.write(writing, b'{"page": ' + b"1" * 50_000)
+        log.read()
+        assert len(log._line) + len(log._kept) < 4 * CHUNK
+    os.write(writing, b'1, "of": 2}\n{"page": 1, "of": 2}\nlast')
+    os.close(writing)
+    while log.pipe is not None:
+        log.read()
+
+    assert (log.progress, log.told) == ((1, 2), 1)
+    assert log.tail() == b"1" * 984 + b'1, "of": 2}\nlast'
 
 
 @both

@@ -30,8 +30,8 @@ def test_a_killed_worker_leaves_no_process_and_its_files_are_swept(tmp_path: Pat
     name = new_name()
     scratch = Scratch(tmp_path)
     command = [sys.executable, str(CHILDREN / "worker.py"), level, "waits_with_children", name, str(tmp_path)]
-    root = str(Path(__file__).parents[3])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}) as worker:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"running\n"
         assert len(left_of(name)) >= 2
