@@ -156,7 +156,7 @@ def _become_worker(environment: dict[str, str], log: Path) -> NoReturn:
         os.environ.clear()
         os.environ.update(environment)
         importlib.reload(sys.modules["nightmill.failpoints"])  # what is armed is read when it is imported
-        sys.modules["worker"].main()
+        sys.modules["worker"].main([])
     except BaseException:
         traceback.print_exc()
         os._exit(1)
