@@ -181,6 +181,9 @@ def behave(name: str, pdf: Path, folder: Path) -> None:
             answer(" \n\t")
         case "walk":
             walk()
+        case "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            walk()
         case "spin":
             spin()
         case "stall":

@@ -113,7 +113,7 @@ def of_result(name: str, code: SlicingErrorCode, says: str, **more: Any) -> Case
 
 Code = SlicingErrorCode
 CASES = [  # first those that take longest
-    Case("start-to-close", Code.TIMED_OUT, "timed out", plan="walk",
+    Case("start-to-close", Code.TIMED_OUT, "timed out", plan="deaf",
          settings={"slicing_timeout": "PT5S", "wall": "PT50S"}),
     of_document("empty", Code.EMPTY_FILE, "the file is empty", empty),
     of_document("no-pdf", Code.NOT_A_PDF, "it looks like an HTML page", no_pdf),
@@ -141,7 +141,7 @@ CASES = [  # first those that take longest
     of_result("fill", Code.OUTPUT_FLOOD, "more to its folder than it may", settings={"file_size": 65_536}),
 ]  # fmt: skip
 
-SETTINGS = {"MAX_PAGES": "10", "MAX_STDOUT": str(1024 * 1024), "STDERR_TAIL": "16384", "CONCURRENCY": "6"}
+SETTINGS = {"MAX_PAGES": "10", "MAX_STDOUT": str(1024 * 1024), "STDERR_TAIL": "16384", "CONCURRENCY": "6", "GRACE": "PT3S"}
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ async def test_a_file_storage_that_is_away_for_a_while_costs_time_only(lane: Lan
         faults = breaker_of(nightmill).faults
         runs = programs_run(nightmill, row)
     assert (summary.status, summary.slices) == (SlicingStatus.SLICED, 3)
-    assert (row.attempts, runs, faults) == (1, [None, None], [])
+    assert (row.attempts, set(runs), faults) == (1, {None}, [])
 
 
 @in_a_lane
