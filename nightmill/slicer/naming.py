@@ -13,8 +13,8 @@ _ACCENTS = (
     ("ò", "o"), ("ù", "u"), ("â", "a"), ("ê", "e"), ("ô", "o"), ("ã", "a"), ("õ", "o"), ("ç", "c"),
 )  # fmt: skip
 
-NUMBER_SIGN = r"(?:N[úuÚU]MEROS?|N[úu]meros?|N[OoºÓó°]s?\s?[.,]?[°º]?|N[ÚúUu][Mm]\.?|N°|Nº|#)"
-"""What stands before an act's number, in the spellings of gazettes."""
+NUMBER_SIGN = r"(?:N[úuÚU]MEROS?|N[úu]meros?|N[OoºÓó°*]s?\s?[.,]?[°º]?|N[ÚúUu][Mm]\.?|N°|Nº|#)"
+"""What stands before an act's number, in the spellings of gazettes; `N*` is how `N°` is recognized."""
 
 NUMBER = r"[A-Z0-9ÁÉÍÓÚÑ]{0,12}(?:\s?[-\u2013/.]\s?[A-Z0-9ÁÉÍÓÚÑ]{1,12}){0,6}"
 """An act's number: `46-2014`, `PCM-081-2014`, `001-SEDIS-2017`, `50-2/2016`. It is asked for a digit elsewhere."""

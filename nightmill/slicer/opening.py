@@ -74,5 +74,7 @@ def _rewrite(source: Path | bytes, target: IO[bytes]) -> None:
     except pikepdf.PasswordError:
         raise PdfProblem("encrypted", "the PDF is encrypted and needs a password") from None
     except (pikepdf.PdfError, ValueError, RuntimeError) as error:
-        raise PdfProblem("damaged", f"the PDF is damaged beyond repair: {str(error).rsplit(': ', 1)[-1][:200]}") from None
+        raise PdfProblem(
+            "damaged", f"the PDF is damaged beyond repair: {str(error).rsplit(': ', 1)[-1][:200]}"
+        ) from None
     target.seek(0)

@@ -156,7 +156,7 @@ NICARAGUA = GazetteProfile(
     name="nicaragua",
     masthead_folded=re.compile(r"nicaragua|managua"),
     number_folded=re.compile(
-        r"(?:\bn(?:um(?:ero)?|[o0º°])\s*[.,:º°]*\s*|diario oficial\s+)(\d{1,3})(?!\d|[.,]\d|\s*pag)"
+        r"(?:\bn(?:um(?:ero)?|[o0º°*])\s*[.,:º°]*\s*|diario oficial\s+)(\d{1,3})(?!\d|[.,]\d|\s*pag)"
     ),
     short_date=re.compile(r"(?<!\d)(?P<day>\d{2})-(?P<month>\d{2})-(?P<year>\d{2}|\d{4})(?!\d)"),
     header=re.compile(r"la\s+gaceta\s*[-\u2013]\s*diario\s+oficial|^\d\d-\d\d-(?:\d\d|\d{4})$", re.IGNORECASE),

@@ -16,9 +16,13 @@ PAGES = 3
 APART = 10
 """Rows between two of its references at most: it ends where there are more without one."""
 
+LONGEST = 400
+"""Characters of a row that are looked at."""
+
 _TITLE = re.compile(r"s\s?u\s?m\s?a\s?r\s?i\s?o\W*(?:pag\W*)?")
 _HEADING = re.compile(r"seccion [ab]|decretos y acuerdos|acuerdos y leyes|otros|contenido|pag(?:ina)?s?\W*|\W*")
 _END = re.compile(r"desprendible")
+_LEADERS = re.compile(r"[.\s…_·]{4,}")
 _LEADER = re.compile(r"[\s.…_·]+$")
 _INSET = 12.0
 
@@ -72,7 +76,7 @@ def read_sumario(rows: Sequence[Row], profile: GazetteProfile) -> Sumario:
     """Return what the SUMARIO says; an empty one if there is none."""
     sumario = Sumario()
     title = next(
-        (place for place, row in enumerate(rows) if row.page < PAGES and _TITLE.fullmatch(fold(row.text))), None
+        (place for place, row in enumerate(rows) if row.page < PAGES and _TITLE.fullmatch(fold(row.text[:40]))), None
     )
     if title is None:
         return sumario
@@ -82,8 +86,9 @@ def read_sumario(rows: Sequence[Row], profile: GazetteProfile) -> Sumario:
     issuer_goes_on = False
     for place in region:
         row = rows[place]
-        text = squeezed(row.text)
-        found = profile.reference.search(row.text.rstrip())
+        line = _line(row)
+        text = squeezed(line)
+        found = profile.reference.search(line)
         if found is None:
             folded = fold(text)
             if named := re.fullmatch(r"seccion ([ab])\b.*", folded):
@@ -98,7 +103,7 @@ def read_sumario(rows: Sequence[Row], profile: GazetteProfile) -> Sumario:
             continue
         issuer_goes_on = False
         groups = found.groupdict()
-        entry = squeezed(f"{waiting} {_LEADER.sub('', row.text[: found.start()])}")
+        entry = squeezed(f"{waiting} {_LEADER.sub('', line[: found.start()])}")
         waiting = ""
         section = groups.get("section") or section
         first = int(groups["page"])
@@ -133,9 +138,15 @@ def _region(rows: Sequence[Row], title: int, profile: GazetteProfile) -> list[in
     for step, place in enumerate(candidates):
         if step - end > APART:
             break
-        if profile.reference.search(rows[place].text.rstrip()) or _END.search(fold(rows[place].text)):
+        line = _line(rows[place])
+        if profile.reference.search(line) or _END.search(fold(line)):
             end = step
     return candidates[: end + 1]
+
+
+def _line(row: Row) -> str:
+    """Return the row's text with short leaders, and bounded: what looks for a reference at its end is quadratic."""
+    return _LEADERS.sub("....", row.text[:LONGEST].strip())
 
 
 def _is_institution(row: Row, text: str, profile: GazetteProfile) -> bool:
