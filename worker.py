@@ -273,7 +273,7 @@ async def run(settings: Settings) -> None:
         schema.check(assembly.database)
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        workers = await asyncio.to_thread(build_workers, client, assembly)
+        workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
         if settings.slicing.task_queue in queues_of(settings):
             await asyncio.to_thread(assembly.slicing.scratch.sweep)
             _observe_slicings(assembly)
