@@ -16,7 +16,7 @@ from nightmill.cli.output import note, print_json, progress_screen
 from nightmill.cli.slice_output import exit_code_of, id_of, print_summaries, summary_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.progress import TaskID
 
@@ -98,11 +98,12 @@ async def watch_and_tell(
     """
     slicings = nightmill.slicings
     ended: dict[Watched, SlicingSummary] = {}
+    over = {each: asyncio.Event() for each in watched}
     with _display(len(watched), as_json=as_json) as display:
-        looking = asyncio.create_task(_look(slicings, watched, ended, display))
+        looking = asyncio.create_task(_look(slicings, over, ended, display))
         try:
             async with asyncio.timeout(timeout.total_seconds() if timeout else None):
-                await _wait_all(slicings, watched, ended, display, as_json=as_json)
+                await _wait_all(slicings, over, ended, display, as_json=as_json)
         except TimeoutError:
             pass
         finally:
@@ -119,7 +120,7 @@ async def watch_and_tell(
 
 async def _wait_all(
     slicings: Slicings,
-    watched: Sequence[Watched],
+    over: Mapping[Watched, asyncio.Event],
     ended: dict[Watched, SlicingSummary],
     display: Display,
     *,
@@ -129,19 +130,34 @@ async def _wait_all(
 
     async def wait(each: Watched) -> None:
         async with free:
-            summary = await _wait(slicings, each)
+            summary = await _wait_or(over[each], slicings, each)
         ended[each] = summary
         display.ended(each, summary)
         if as_json:
             print_json(summary_json(summary))
 
-    tasks = [asyncio.create_task(wait(each)) for each in watched]
+    tasks = [asyncio.create_task(wait(each)) for each in over]
     try:
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait_or(over: asyncio.Event, slicings: Slicings, watched: Watched) -> SlicingSummary:
+    """Wait until the workflow has ended, or only the slicing: telling those who asked may take half an hour more."""
+    ended = asyncio.create_task(_wait(slicings, watched))
+    seen = asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait({ended, seen}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            return ended.result()
+        return await slicings.summary(watched.sha256, watched.profile)
+    finally:
+        ended.cancel()
+        seen.cancel()
+        await asyncio.gather(ended, seen, return_exceptions=True)
 
 
 async def _wait(slicings: Slicings, watched: Watched) -> SlicingSummary:
@@ -163,14 +179,17 @@ async def _wait(slicings: Slicings, watched: Watched) -> SlicingSummary:
 
 
 async def _look(
-    slicings: Slicings, watched: Sequence[Watched], ended: dict[Watched, SlicingSummary], display: Display
+    slicings: Slicings,
+    over: Mapping[Watched, asyncio.Event],
+    ended: Mapping[Watched, SlicingSummary],
+    display: Display,
 ) -> None:
-    """Ask the first ones that go on how far they are, again and again."""
+    """Ask the first ones that go on how far they are, again and again, and say which are over."""
     from nightmill.errors import NightmillError
 
     told = False
     while True:
-        for each in [each for each in watched if each not in ended][:SHOWN_AT_ONCE]:
+        for each in [each for each in over if each not in ended][:SHOWN_AT_ONCE]:
             try:
                 async with asyncio.timeout(_ANSWERS_WITHIN.total_seconds()):
                     progress = await slicings.progress(each.sha256, each.profile)
@@ -180,7 +199,9 @@ async def _look(
                     why = str(error) or "no answer"
                     note(f"nightmill: how far it is cannot be shown ({why}): does a slicing worker run?")
                 continue
-            if each not in ended:
+            if progress.status.is_terminal:
+                over[each].set()
+            elif each not in ended:
                 display.show(each, progress)
         await asyncio.sleep(LOOKS_EVERY.total_seconds())
 
