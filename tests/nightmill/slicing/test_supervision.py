@@ -209,7 +209,7 @@ def test_a_canceled_program_is_gone_before_its_caller_hears_of_it(folder: Path, 
         assert left_of(name) == []
         return timedelta(seconds=time.monotonic() - since)
 
-    assert asyncio.run(cancel()) <= BOUNDS.grace + timedelta(seconds=1)
+    assert asyncio.run(cancel()) <= BOUNDS.grace + timedelta(seconds=5)  # a hundredth of it, unless others work here
     assert process_tree.descendants(os.getpid()) == []
 
 
