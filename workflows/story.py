@@ -164,11 +164,14 @@ def show_slicing(summary: SlicingSummary) -> None:
     rows = [("status", summary.status.value), ("document", summary.name or summary.sha256)]
     if summary.number or summary.issued_on:
         rows.append(("gazette", " of ".join(str(part) for part in (summary.number, summary.issued_on) if part)))
-    rows.append(("slices", f"{summary.slices:,}, {summary.flagged:,} of them with a problem"))
+    flagged = f", {summary.flagged:,} of them with a problem" if summary.flagged else ""
+    rows.append(("slices", f"{summary.slices:,}{flagged}"))
     if summary.page_count is not None:
         rows.append(("pages", f"{summary.page_count:,}"))
+    if summary.duration is not None:
+        rows.append(("took", duration_text(summary.duration)))
     if summary.message:
-        rows.append(("message", summary.message))
+        rows.append(("reason" if summary.error_code is not None else "to be looked at", summary.message))
     _write(rows)
 
 
