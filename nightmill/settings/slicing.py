@@ -35,13 +35,13 @@ class SlicerSettings(Section):
     cpu: Duration = Field(default=timedelta(minutes=30), description="processor time of all its processes together")
     stall: Duration = Field(default=timedelta(minutes=2), description="the program is ended when it is silent for this")
     memory: int = Field(
-        default=1536 * 1024 * 1024, ge=16 * 1024 * 1024, description="bytes of memory of each of its processes"
+        default=1536 * 1024 * 1024,
+        ge=16 * 1024 * 1024,
+        description="bytes of memory: of each of its processes, and of all of them together",
     )
     file_size: int = Field(default=1024**3, ge=1024, description="bytes of each file that it writes")
     open_files: int = Field(default=256, ge=16, description="files that it has open at once")
-    processes: int = Field(
-        default=64, ge=1, description="processes that it has at once; not kept where it runs as root"
-    )
+    processes: int = Field(default=64, ge=1, description="processes that it has at once")
     read_paths: tuple[Path, ...] = Field(
         default=(), description="JSON list of files and folders that it may read besides the system's programs"
     )
