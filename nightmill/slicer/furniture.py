@@ -134,4 +134,6 @@ def _is_label_or_header(page: Page, line: Line, profile: GazetteProfile) -> bool
     text = line.text.strip()
     if profile.label.fullmatch(text):
         return True
-    return page.index > 0 and _zone(page, line) == "top" and profile.header.search(text) is not None
+    if page.index == 0 or _zone(page, line) != "top":
+        return False
+    return profile.header.search(text) is not None or (len(text) == 1 and text.isalpha() and text not in "IVXAOY")

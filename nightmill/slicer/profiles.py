@@ -130,7 +130,7 @@ HONDURAS = GazetteProfile(
     number_folded=re.compile(r"\bn(?:um(?:ero)?|[o0])\s*[.,:]*\s*(\d{2}\s?[.,]?\s?\d{3})(?!\d)"),
     short_date=None,
     header=re.compile(
-        r"la\s+gaceta|rep[úu]blica\s+de\s+honduras|tegucigalpa|secci[óo]n\s+[ab]\b|^\s*n(?:o|[úu]m)\s*\.?\s*\d\d[.,]\d{3}\s*$",
+        r"\bl?a\s+gaceta|rep[úu]blica\s+de\s+honduras|tegucigalpa|secci[óo]n\s+[ab]\b|^\s*n(?:o|[úu]m)\s*\.?\s*\d\d[.,]\d{3}\s*$",
         re.IGNORECASE,
     ),
     label=re.compile(

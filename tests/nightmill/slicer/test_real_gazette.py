@@ -1,4 +1,4 @@
-"""A real issue: La Gaceta of Nicaragua no. 214 of 2014, scanned, with a text layer. Its path is in an environment variable."""
+"""A real issue, scanned with a text layer: La Gaceta of Nicaragua no. 214 of 2014; the environment has its path."""
 
 from __future__ import annotations
 
