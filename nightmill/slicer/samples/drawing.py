@@ -5,10 +5,13 @@ from __future__ import annotations
 from io import BytesIO
 from random import Random
 
+from reportlab import rl_config
 from reportlab.pdfgen.canvas import Canvas
 
 from nightmill.slicer.samples.options import SampleOptions
 from nightmill.slicer.samples.press import HEIGHT, WIDE, WIDTH, Run, Sheet
+
+rl_config.useA85 = 0  # bytes as text: a fifth larger, and a fifth of the whole time
 
 TURNED = {
     0: (1, 0, 0, 1, 0, 0),
@@ -17,6 +20,10 @@ TURNED = {
     270: (0, -1, 1, 0, 0, WIDTH),
 }
 """How the content has to lie so that a page with this `/Rotate` is seen upright."""
+_ESCAPED = {
+    ord(bytes([code]).decode("cp1252", "ignore") or "\0"): f"\\{code:03o}" for code in (*b"()\\", *range(128, 256))
+}
+"""How a string in a PDF has the characters that are not plain; the fonts have Windows' code page."""
 WATERMARK = "Procesamiento Técnico Documental Digital UDI-DEGT-UNAH"
 
 
@@ -69,16 +76,19 @@ def _with_watermark(runs: list[Run]) -> list[Run]:
 
 
 def _write(canvas: Canvas, runs: list[Run], shadows: bool) -> None:
-    text = canvas.beginText()
+    """Write the lines as PDF's own operators: reportlab's text objects take three times as long."""
     font, size, spacing = "", 0.0, 0.0
     for run in runs:
         if (run.font, run.size) != (font, size):
             font, size = run.font, run.size
-            text.setFont(font, size)
+            canvas.setFont(font, size)
         if run.spacing != spacing:
             spacing = run.spacing
-            text.setWordSpace(spacing)
+            canvas.addLiteral(f"{spacing:.3f} Tw")
+        text = run.text.translate(_ESCAPED)
         for copy in range(run.shadow if shadows else 1):
-            text.setTextOrigin(run.x + copy * 0.5, HEIGHT - run.y - copy * 0.4)
-            text.textOut(run.text)
-    canvas.drawText(text)
+            canvas.addLiteral(
+                f"BT 1 0 0 1 {run.x + copy * 0.5:.2f} {HEIGHT - run.y - copy * 0.4:.2f} Tm ({text}) Tj ET"
+            )
+    if spacing:
+        canvas.addLiteral("0 Tw")
