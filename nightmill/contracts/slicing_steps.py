@@ -48,6 +48,22 @@ class OpenSlicing(Contract):
     asked: SlicingInput
 
 
+class Fault(Outcome):
+    """What went wrong, as workflows know it.
+
+    Attributes:
+        code: The kind.
+        message: A line for people.
+        retried: Whether a second attempt may end better.
+        counts: Whether it is a fault of the slicer or its machine, which the breaker counts, not of the document.
+    """
+
+    code: SlicingErrorCode
+    message: str = Field(max_length=1_000)
+    retried: bool = False
+    counts: bool = False
+
+
 class SlicingTerms(Outcome):
     """What a profile allows; stored in the history, so that a changed setting does not change a run.
 
@@ -66,22 +82,6 @@ class SlicingTerms(Outcome):
     heartbeat_timeout: Duration
     programs_queue: str
     fault: Fault | None = None
-
-
-class Fault(Outcome):
-    """What went wrong, as workflows know it.
-
-    Attributes:
-        code: The kind.
-        message: A line for people.
-        retried: Whether a second attempt may end better.
-        counts: Whether it is a fault of the slicer or its machine, which the breaker counts, not of the document.
-    """
-
-    code: SlicingErrorCode
-    message: str = Field(max_length=1_000)
-    retried: bool = False
-    counts: bool = False
 
 
 class PageRange(Contract):
