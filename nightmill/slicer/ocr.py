@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ MAX_SIDE = 30_000
 """Pixels; tesseract takes 32,767."""
 
 _COVERED = 0.5
+_TRIED_IMAGES = 8
 _BLANK_DPI = 32.0
 _DOUBTFUL = 60.0
 """Confidence below which a page may lie on its side: upright scans came to 80 and more, turned ones to 20 to 50."""
@@ -52,7 +54,8 @@ def read_all(
     """Give pages with their text, recognized where there is no usable one; see `nightmill.slicer.reading.read_pages`.
 
     A page's text is usable when it has 200 letters, or 20 and images cover less than half of the page. A page that is
-    not, and is not blank, has recognized text, or a `problem` that says why it has none.
+    not, and is not blank, has recognized text, or a `problem` that says why it has none. One that is blank because its
+    image is damaged has one, too.
 
     Args:
         source: The PDF.
@@ -101,7 +104,8 @@ class _Reader:
             if letters >= FEW_LETTERS and not always and image_coverage(opened) < _COVERED:
                 return page
             if letters == 0 and render(opened, _BLANK_DPI)[0].is_blank:
-                return replace(page, source="none")
+                problem = None if all_images_decode(opened) else "an image cannot be read"
+                return replace(page, source="none", problem=problem)
             return self._recognized(page, opened, letters)
         except pypdfium2.PdfiumError as error:
             return replace(page, problem=f"it cannot be rendered ({str(error)[:100]})")
@@ -157,6 +161,17 @@ def render(page: Any, dpi: float, turned: int = 0) -> tuple[Image, float]:
         return Image(bitmap.width, bitmap.height, pixels), scale
     finally:
         bitmap.close()
+
+
+def all_images_decode(page: Any) -> bool:
+    """Whether each of a page's first images can be shown: pdfium leaves a damaged or a huge one out without a word."""
+    found = page.get_objects(filter=(pdfium.FPDF_PAGEOBJ_IMAGE,), max_depth=4)
+    for image in islice(found, _TRIED_IMAGES):
+        try:
+            image.get_bitmap().close()
+        except pypdfium2.PdfiumError:
+            return False
+    return True
 
 
 def image_coverage(page: Any) -> float:
