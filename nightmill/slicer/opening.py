@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import pypdfium2
+import pypdfium2.raw as pdfium
 
 ProblemCode = Literal["damaged", "encrypted", "empty", "too_large"]
 
@@ -51,10 +52,16 @@ def _open(source: Path | bytes, stack: ExitStack) -> Any:
         raise PdfProblem("empty", "the file is empty")
     try:
         return pypdfium2.PdfDocument(source)
-    except pypdfium2.PdfiumError:
-        pass  # why is asked of the other library: pdfium's error code may be that of an earlier call
+    except pypdfium2.PdfiumError as error:
+        # Otherwise why is asked of the other library, which does not tell an unknown lock from damage.
+        locked = error.err_code == pdfium.FPDF_ERR_SECURITY
     rewritten = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the caller's stack closes it
-    _rewrite(source, rewritten)
+    try:
+        _rewrite(source, rewritten)
+    except PdfProblem as problem:
+        if locked and problem.code == "damaged":
+            raise PdfProblem("encrypted", "the PDF is encrypted in a way that cannot be read here") from None
+        raise
     try:
         return pypdfium2.PdfDocument(rewritten)
     except pypdfium2.PdfiumError as error:
