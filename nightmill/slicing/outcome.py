@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -27,7 +28,13 @@ NEAR = 0.8
 
 _MAX_LINE = 500
 _LAST_LINES = 5  # a library may complain once more after the line that says why
-_NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "OutOfMemoryError")
+_NO_MEMORY = ("MemoryError", "bad_alloc", "annot allocate memory", "OutOfMemoryError")
+
+LARGE = 0.4
+"""Share of the bound of memory from which on a program that ends itself does so for want of memory: pdfium and others
+abort without a word when a larger block is refused, and a block that grows is asked for at twice its size."""
+
+_ABORTED = frozenset({signal.SIGABRT, signal.SIGTRAP, signal.SIGILL})
 
 _FLOODS = {
     "stdout": "it printed more than it may",
@@ -77,7 +84,8 @@ def _killed(run: ProgramRun, bounds: Bounds, what: str) -> SlicingFault:
         return CpuClock(f"{what} used more than {in_units(bounds.cpu)} of processor time")
     if run.signal == signal.SIGXFSZ:
         return OutputFlood(f"{what} wrote a file of more than {bounds.file_size:,} bytes")
-    if _lacks_memory(run) or (run.signal == signal.SIGKILL and run.peak_memory >= NEAR * bounds.memory):
+    near = LARGE if run.signal in _ABORTED else NEAR if run.signal == signal.SIGKILL else math.inf
+    if _lacks_memory(run) or run.peak_memory >= near * bounds.memory:
         return _out_of_memory(run, bounds, what)
     return ProgramKilled(f"{what} was killed by {_name_of(run.signal)}{_said(run)}")
 
