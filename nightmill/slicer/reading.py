@@ -75,6 +75,8 @@ class _Found(NamedTuple):
     first: int
     start: _Box
     end: _Box
+    is_even: bool = True
+    """Whether its characters have the numbers from `first` on, without one that is hidden between them."""
 
 
 def read_pages(
@@ -193,12 +195,14 @@ class _Reader:
                 start += raw.index(line[0])
             if wide_characters:  # pdfium counts them twice
                 start = len(text[:start].encode("utf-16-le", "surrogatepass")) // 2
-            first, last = start, start + len(line) - 1
+            length = len(line)
+            first, last = start, start + length - 1
             if raw[-1] in "\ufffe\x02":
                 line += "-"
             if not self._same_index:
                 first, last = self._index(first), self._index(last)
-            yield _Found(line, first, self._box(first), self._box(last))
+            is_even = last - first == length - 1
+            yield _Found(line, first, self._box(first), self._box(last), is_even)
 
     def _content(self) -> str:
         count = min(pdfium.FPDFText_CountChars(self._text), MAX_CHARACTERS)
@@ -218,7 +222,7 @@ class _Reader:
     def _direction(self, found: list[_Found]) -> _Turn:
         """Return the turn that sets most of the text upright."""
         votes: dict[_Turn, int] = {}
-        for text, first, (left, top, right, bottom), (end_left, end_top, end_right, end_bottom) in found:
+        for text, first, (left, top, right, bottom), (end_left, end_top, end_right, end_bottom), _ in found:
             if len(text) < 4:
                 continue
             along = end_bottom + end_top - bottom - top
@@ -245,7 +249,7 @@ class _Reader:
         return self._top - top, self._right - right, self._top - bottom, self._right - left
 
     def _line(self, one: _Found, turn: _Turn) -> Line:
-        text, index, start, end = one
+        text, index, start, end, _ = one
         if turn == 0:  # nearly always
             left, top, right, bottom = start
             end_left, end_top, end_right, end_bottom = end
@@ -294,7 +298,7 @@ class _Reader:
 
     def _backwards(self, one: _Found, turn: _Turn) -> int | None:
         """Return where a line that ends left of its beginning jumps back."""
-        if not self._runs_back(one, turn) or not self._same_index:
+        if not self._runs_back(one, turn) or not one.is_even:
             return None
         widths = [
             (self._width(one, match.start(), turn), match.start()) for match in _BLANKS.finditer(one.text[:MAX_JUMPING])
@@ -313,7 +317,7 @@ class _Reader:
     def _letter(self, one: _Found, turn: _Turn, *, at_end: bool) -> int | None:
         """Return where a single letter in the margin, as of a watermark, is apart from the line beside it."""
         text = one.text
-        if len(text) < 4 or text[-2 if at_end else 1] != " " or not self._same_index:
+        if len(text) < 4 or text[-2 if at_end else 1] != " " or not one.is_even:
             return None
         place = len(text[:-1].rstrip()) if at_end else 1
         return place if abs(self._width(one, place, turn)) > _MARGIN_GAP * self._height(one, turn) else None
@@ -336,7 +340,7 @@ class _Reader:
         left, right = self._turned(one.start, turn)[0], self._turned(one.end, turn)[2]
         low, high = width * _MIDDLE[0], width * _MIDDLE[1]
         text = one.text
-        if right - left < width * _WIDE or left > low or right < high or " " not in text or not self._same_index:
+        if right - left < width * _WIDE or left > low or right < high or " " not in text or not one.is_even:
             return None
         begin, end = self._reach(one, turn, low), self._reach(one, turn, high)
         least = _GAP * self._height(one, turn)
