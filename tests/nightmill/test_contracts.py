@@ -1,4 +1,4 @@
-"""What crosses Temporal's boundary: whole when a worker loads it, and refused before a workflow could stumble over it."""
+"""Contracts are whole when a worker loads them, and refuse what a workflow could stumble over."""
 
 from __future__ import annotations
 
