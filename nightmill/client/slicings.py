@@ -233,13 +233,16 @@ class Slicings:
 
         Raises:
             SlicingNotFound: No workflow works on it.
+            InvalidInput: It has ended.
             TemporalUnreachable: Temporal does not answer.
         """
         row = await asyncio.to_thread(self.assembly.slicing.slicings.get, sha256, profile)
-        if row.status.is_terminal:
-            raise InvalidInput(f"{row.name} is {row.status} already: there is nothing to cancel")
+        handle = self._handle(sha256, profile)
         try:
-            await self._handle(sha256, profile).cancel()
+            # Not the row: of a run that no worker has begun yet it says how the one before has ended.
+            if (await handle.describe()).close_time is not None:
+                raise InvalidInput(f"{row.name} is {row.status} already: there is nothing to cancel")
+            await handle.cancel()
         except RPCError as error:
             raise self._error(sha256, error) from error
 
