@@ -54,7 +54,7 @@ def export(
     position: Annotated[
         list[int] | None, typer.Option(min=0, help="Only the slice at this position; several times.")
     ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Write each slice's text beside its PDF, too.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Write each slice's text beside its PDF, as .txt.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that hold something else.")] = False,
     profile: Annotated[str | None, typer.Option(help="The slicer profile, where several have sliced the PDF.")] = None,
     json_: JsonFlag = None,
@@ -216,8 +216,6 @@ class _Export:
             values: dict[str, Any] = head_json(head)
             del values["file_key"]
             values["file"] = file_name(head, ".pdf") if head.file_key is not None else None
-            if self.with_text:
-                values["text_file"] = file_name(head, ".txt")
             yield f"{comma}\n  {json.dumps(values, default=plain, ensure_ascii=False)}".encode("utf-8", "replace")
             comma = ","
         yield b"\n ]\n}\n"

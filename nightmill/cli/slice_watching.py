@@ -252,6 +252,7 @@ class _Bars:
     def __init__(self, progress: Any, total: int) -> None:
         self._progress = progress
         self._bars: dict[Watched, TaskID] = {}
+        self._pages: dict[tuple[Watched, str, int], int] = {}
         self._done = 0
         self._all: TaskID | None = None
         if total > 1:
@@ -263,12 +264,15 @@ class _Bars:
             self._bars[watched] = self._progress.add_task(
                 "", total=None, name=shortened(watched.name, 32), pages="", times=""
             )
+        # Between two reports of a program the workflow knows less than its heartbeat has told before.
+        step = (watched, progress.phase, progress.attempt)
+        page = self._pages[step] = max(self._pages.get(step, 0), min(progress.page, progress.of or progress.page))
         self._progress.update(
             self._bars[watched],
             description=_what(progress),
             total=progress.of or None,
-            completed=min(progress.page, progress.of or progress.page),
-            pages=f"{progress.page:,}/{progress.of:,} pages" if progress.of else "",
+            completed=page,
+            pages=f"{page:,}/{progress.of:,} pages" if progress.of else "",
             times=_times(progress),
         )
 
@@ -295,14 +299,14 @@ _PHASES = {"inspect": "opening", "pages": "reading", "slice": "slicing", "metada
 
 
 def _times(progress: SlicingProgress) -> str:
-    """Return how long it has been sliced, and how long that takes by the estimate."""
+    """Return how long it has been sliced, and how long that takes by the estimate, until that is over."""
     from nightmill.contracts import duration_text
 
     if progress.started_at is None:
         return ""
     elapsed = max(timedelta(0), datetime.now(UTC) - progress.started_at)
     text = duration_text(timedelta(seconds=int(elapsed.total_seconds())))
-    if progress.estimate is None:
+    if progress.estimate is None or elapsed > progress.estimate:
         return text
     return f"{text} of about {duration_text(timedelta(seconds=max(1, round(progress.estimate.total_seconds()))))}"
 
