@@ -24,7 +24,12 @@ from nightmill.contracts import (
     CrawlInput,
     CrawlLimits,
     DocumentSyncInput,
+    EntryProblem,
     ErrorCode,
+    HealthInput,
+    SlicingErrorCode,
+    SlicingInput,
+    SlicingStatus,
     SweepInput,
     SyncErrorCode,
     SyncResult,
@@ -32,6 +37,8 @@ from nightmill.contracts import (
 from nightmill.sandbox.faults import ACTIONS
 from nightmill.sandbox.profile import Profile
 from nightmill.settings import DocumentSettings, PlanSettings, Settings
+from nightmill.settings.slicing import SlicerSettings, SlicingSettings
+from nightmill.slicing.profiles import BUILT_IN
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "adr").glob("*.md"))]
@@ -136,6 +143,8 @@ INPUTS = {
     "DocumentSync": DocumentSyncInput,
     "DocumentSyncSweep": SweepInput,
     "SiteCrawl": CrawlInput,
+    "DocumentSlicing": SlicingInput,
+    "SlicerHealth": HealthInput,
 }
 
 
@@ -212,6 +221,27 @@ def test_documents_names_every_result_error_code_and_input() -> None:
             assert f"`{name}`" in text, name
     for setting in DocumentSettings.model_fields:
         assert re.search(rf"NIGHTMILL_DOCUMENTS__{setting.upper()}\b", TEXT), setting
+
+
+def test_slicing_names_every_status_code_problem_profile_field_input_and_metric() -> None:
+    text = page_of("docs/slicing.md")
+    for word in [*SlicingStatus, *SlicingErrorCode, *EntryProblem, *SlicerSettings.model_fields, *BUILT_IN]:
+        assert f"`{word}`" in text, word
+    for contract in (SlicingInput, HealthInput):
+        for name in contract.model_fields:
+            assert f"`{name}`" in text, name
+    for setting in SlicingSettings.model_fields:
+        assert re.search(rf"NIGHTMILL_SLICING__{setting.upper()}\b", TEXT), setting
+    for metric in re.findall(
+        r'"(nightmill\.(?:slicing|worker)\.[a-z_.]+)"', page_of("nightmill/telemetry/slicings.py")
+    ):
+        assert f"`{metric}`" in text, metric
+
+
+def test_tests_that_are_named_exist() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", TEXT))
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 def test_sandbox_names_every_field_and_action() -> None:
