@@ -11,9 +11,13 @@ COPY nightmill /app/nightmill
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /app \
     && printf '#!/bin/sh\nexec python -m nightmill.cli "$@"\n' > /opt/venv/bin/nightmill \
     && chmod 755 /opt/venv/bin/nightmill \
-    && mkdir /data && chown 10001:10001 /data
+    && mkdir /data /scratch && chown 10001:10001 /data /scratch
 
 FROM python:3.11-slim-bookworm
+# For slicing: the sandbox, and the recognition of scanned pages.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends bubblewrap tesseract-ocr tesseract-ocr-spa \
+    && rm -rf /var/lib/apt/lists/*
 # PYTHONPATH before site-packages: another distribution's `workflows` must not win.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
@@ -23,6 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /data /data
+COPY --from=build --chown=10001:10001 /scratch /scratch
 WORKDIR /app
 USER 10001:10001
 VOLUME /data
