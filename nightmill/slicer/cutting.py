@@ -58,7 +58,11 @@ def _cut(options: Options, agreed: AgreedPdf) -> dict[str, Any]:
     cut = _pieces(options, agreed, pages)
     bound = most_bytes(options.pdf.stat().st_size)
     written = list(write_pieces(agreed.pages, cut.pieces, options.output_dir, max_bytes=bound, on_file=progress.beat))
-    return result_of(cut, pages, written, agreed.flags, options.max_text)
+    result = result_of(cut, pages, written, agreed.flags, options.max_text)
+    # A gazette's front page is in no slice, and whoever names page ranges leaves out what they do not want. The engine
+    # says itself which pages it could not place.
+    result["covers"] = options.mode not in {"gazette", "ranges"}
+    return result
 
 
 def _pages(options: Options, agreed: AgreedPdf, progress: Progress) -> list[Page]:

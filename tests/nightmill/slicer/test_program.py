@@ -50,6 +50,7 @@ def test_it_prints_one_object_as_agreed_and_its_progress(three: Path, tmp_path: 
     result = json.loads(ended.stdout)
     assert result["page_count"] == 3
     assert result["errors"] == []
+    assert result["covers"] is True
     assert result["slicer"]["name"] == "nightmill"
     second = result["files"][1]
     assert {key: second[key] for key in ("name", "path", "start_page", "end_page", "position")} == {
@@ -80,6 +81,7 @@ def test_a_gazette_is_cut_into_its_acts(tmp_path: Path) -> None:
 
     assert result["gazette"] == {"number": sample.truth.number, "date": sample.truth.issued_on}
     assert len(result["files"]) == len(sample.truth.pieces)
+    assert result["covers"] is False  # the front page is in no slice, rightly; the engine flags the others itself
     assert [file["position"] for file in result["files"]] == list(range(len(result["files"])))
 
 
