@@ -27,7 +27,8 @@ def scanned(pdf: bytes, seed: int) -> bytes:
             size = page.get_size()
             seen = page.render(scale=DPI / POINTS, grayscale=True).to_pil().convert("L")
             seen = seen.rotate(chance.uniform(-0.5, 0.5), Image.Resampling.BILINEAR, fillcolor=255)
-            grain = Image.frombytes("L", (seen.width, 64), chance.randbytes(seen.width * 64)).resize(seen.size)
+            small = seen.width // 2, seen.height // 2
+            grain = Image.frombytes("L", small, chance.randbytes(small[0] * small[1])).resize(seen.size)
             seen = ImageChops.subtract(seen, grain.point(lambda level: level // 8))
             jpeg = BytesIO()
             seen.save(jpeg, "JPEG", quality=70)
