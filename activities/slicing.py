@@ -79,7 +79,7 @@ class SlicingActivities:
     def finish_slicing(self, done: FinishSlicing) -> FinishedSlicing:
         """Write how a run ended; a second run writes the same."""
         with temporal_errors():
-            return self.jobs.finish(done, now=datetime.now(UTC))
+            return self.jobs.finish(done, scheduled_at=activity.info().scheduled_time, now=datetime.now(UTC))
 
     @activity.defn
     def notify_owner(self, notice: NoticeRef) -> None:

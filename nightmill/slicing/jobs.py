@@ -97,7 +97,7 @@ class SlicingJobs:
         fail_point("slicing.opened")
         return profile.terms(self.settings).model_copy(update={"fault": fault})
 
-    def finish(self, done: FinishSlicing, *, now: datetime) -> FinishedSlicing:
+    def finish(self, done: FinishSlicing, *, scheduled_at: datetime, now: datetime) -> FinishedSlicing:
         """Write how a run ended, its slices included, in one transaction; a second call writes the same.
 
         Raises:
@@ -112,7 +112,7 @@ class SlicingJobs:
             row = self.slicings.finish(done, new_slices(named), description=result.description, now=now)
             self.breaker.count_success(done.ref.profile, now)
         else:
-            row = self.slicings.finish(done, (), now=now)
+            row = self.slicings.finish(done, (), scheduled_at=scheduled_at, now=now)
         fail_point("slicing.finished")
         summary = summary_of(row)
         record_slicing(summary, queue_wait=row.started_at - row.queued_at if row.started_at else None)

@@ -103,10 +103,7 @@ class SlicingRepository(SlicingReads):
             row.name, row.source, row.size = name or row.name, _shown(source), size
             row.notify = row.notify if notify is None else list(notify)
             row.user_metadata = row.user_metadata if metadata is None else dict(metadata)
-            row.status, row.run_id, row.queued_at, row.attempts = SlicingStatus.QUEUED, ref.run_id, asked_at, 0
-            row.started_at = row.parked_at = row.ended_at = None
-            row.error_code = row.error = row.needs_attention = None
-            row.reasons = []
+            _begin(row, ref, asked_at)
             session.add(row)
             return row
 
@@ -155,18 +152,26 @@ class SlicingRepository(SlicingReads):
                 row.status = SlicingStatus.SLICING if row.started_at else SlicingStatus.QUEUED
 
     def finish(
-        self, done: FinishSlicing, slices: Iterable[NewSlice], *, description: str | None = None, now: datetime
+        self,
+        done: FinishSlicing,
+        slices: Iterable[NewSlice],
+        *,
+        description: str | None = None,
+        now: datetime,
+        scheduled_at: datetime | None = None,
     ) -> SlicingRow:
         """Write how a run ended, and return the document; an end that was written before stays as it is.
 
         A result (`sliced`, `needs_review`) replaces all slices. Any other end leaves them, with all that is known of
-        them, and does not look at `slices`.
+        them, and does not look at `slices`. A run that was canceled before it had begun begins and ends here, so that
+        what it still does to begin comes too late.
 
         Args:
             done: How it ended.
             slices: What was found, in the order of its positions; read once, while the transaction is open.
             description: A line about the document.
             now: The present.
+            scheduled_at: When its end was asked for, by Temporal's clock; by default now.
 
         Raises:
             SlicingSuperseded: Another run has begun.
@@ -177,8 +182,14 @@ class SlicingRepository(SlicingReads):
         found = done.result if done.status in _RESULTS else None
         if not done.status.is_terminal or (found is None and done.status in _RESULTS):
             raise ValueError(f"a run cannot end as {done.status} without a result")
+        asked_at = scheduled_at or now
         with self.database.transaction() as session:
-            row = load_slicing(session, done.ref.sha256, done.ref.profile, lock=True)
+            if done.status is SlicingStatus.CANCELED:
+                row = self._made(session, done.ref.sha256, done.ref.profile, asked_at)
+                if row.run_id is None or (row.run_id != done.ref.run_id and row.queued_at <= asked_at):
+                    _begin(row, done.ref, asked_at)
+            else:
+                row = load_slicing(session, done.ref.sha256, done.ref.profile, lock=True)
             _check_run(row, done.ref)
             if row.status.is_terminal:
                 return row
@@ -239,6 +250,14 @@ class SlicingRepository(SlicingReads):
                 raise SlicingSuperseded(f"{shown_name(row)}: this run has ended as {row.status}")
             yield row
             session.add(row)
+
+
+def _begin(row: SlicingRow, ref: SlicingRef, asked_at: datetime) -> None:
+    """Let a run work on the document from now on, without what an earlier one said of its failure."""
+    row.status, row.run_id, row.queued_at, row.attempts = SlicingStatus.QUEUED, ref.run_id, asked_at, 0
+    row.started_at = row.parked_at = row.ended_at = None
+    row.error_code = row.error = row.needs_attention = None
+    row.reasons = []
 
 
 def _check_run(row: SlicingRow, ref: SlicingRef) -> None:

@@ -152,6 +152,35 @@ def test_an_earlier_run_writes_nothing_any_more(slicings: SlicingRepository) -> 
     assert (row.status, row.page_count, row.slice_count, row.needs_attention) == (SlicingStatus.QUEUED, None, 0, None)
 
 
+@pytest.mark.parametrize("earlier", ["none", "stored", "sliced", "terminated"])
+def test_a_run_that_is_canceled_before_it_begins_ends_and_begins_no_more(
+    slicings: SlicingRepository, earlier: str
+) -> None:
+    if earlier == "stored":
+        slicings.add("a" * 64, "gazette", name="g", source="g", notify=(), metadata={}, now=NOON)
+    if earlier in ("sliced", "terminated"):
+        opened(slicings, ref("r1"))
+    if earlier == "sliced":
+        slicings.finish(a_result(ref("r1"), 2), some_slices(2), now=at(1))
+    canceled = FinishSlicing(ref=ref("r2"), status=SlicingStatus.CANCELED)
+    slicings.finish(canceled, (), now=at(3), scheduled_at=at(2))
+    row = slicings.open(
+        ref("r2"), name="g", source="g", size=1, notify=(), metadata={}, now=at(4), scheduled_at=at(1.5)
+    )
+    assert (row.status, row.run_id, row.ended_at) == (SlicingStatus.CANCELED, "r2", at(3))
+    assert row.slice_count == (2 if earlier == "sliced" else 0)
+    assert opened(slicings, ref("r3"), 5).status is SlicingStatus.QUEUED
+
+
+def test_a_cancel_that_comes_after_a_later_run_began_leaves_that_alone(slicings: SlicingRepository) -> None:
+    opened(slicings, ref("r1"))
+    opened(slicings, ref("r2"), 2)
+    canceled = FinishSlicing(ref=ref("r1"), status=SlicingStatus.CANCELED)
+    with pytest.raises(SlicingSuperseded):
+        slicings.finish(canceled, (), now=at(3), scheduled_at=at(1))
+    assert slicings.get("a" * 64, "gazette").run_id == "r2"
+
+
 def test_a_worker_that_hung_does_not_begin_after_a_later_run(slicings: SlicingRepository) -> None:
     def begin(run_id: str, asked: float, now: float) -> SlicingRow:
         return slicings.open(
