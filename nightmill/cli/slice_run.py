@@ -114,7 +114,7 @@ class _Begin:
             return run_async(work())
         except KeyboardInterrupt:
             if not self.started:
-                note("nightmill: interrupted; nothing was started")
+                note("nightmill: interrupted while the first file was stored; the same command starts it")
                 return ExitCode.FAILED
             if len(self.started) + self.refused < len(self.files):
                 note(f"nightmill: interrupted after {len(self.started):,} of {len(self.files):,} files")
