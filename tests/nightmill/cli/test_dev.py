@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -65,6 +66,7 @@ def test_dev_runs_batches_and_leaves_no_process_behind(dev: Any, cli: Cli, tmp_p
     running, address, said = dev
     assert address in said
     assert "in place of anthropic, google, openai, xai" in said
+    assert re.search(r"^Slicing     (sandbox: |process, WITHOUT A SANDBOX: |not served: )", said, re.MULTILINE)
     (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(request)}\n" for request in requests(3)))
     with environment({"TEMPORAL_ADDRESS": address, "NIGHTMILL_DATABASE_URL": "sqlite:///.nightmill/nightmill.db"}):
         for provider, model in (("openai", "gpt-5-mini"), ("google", "gemini-2.5-flash")):

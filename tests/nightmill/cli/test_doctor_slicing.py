@@ -144,6 +144,16 @@ def test_dev_keeps_to_the_level_that_the_settings_name(
     assert not choose_isolation(load_settings()).serves
 
 
+def test_dev_leaves_slicing_to_others_where_programs_cannot_be_supervised(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    chosen = choose_isolation(load_settings())
+    assert not chosen.serves
+    assert chosen.variables == {"NIGHTMILL_WORKER__QUEUES": "nightmill"}
+    assert polled(load_settings(), chosen) == ["nightmill"]
+
+
 @pytest.mark.server
 def test_a_worker_without_a_sandbox_does_not_start_and_says_what_to_do(
     cli: Cli, no_bubblewrap: Path, start_process: StartProcess, temporal_server: TemporalServer, tmp_path: Path
