@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from nightmill import ids
     from nightmill.contracts import (
         Fault,
+        FinishedSlicing,
         FinishSlicing,
         Inspection,
         NoticeRef,
@@ -232,16 +233,26 @@ class DocumentSlicing:
 
     async def _finish(self, done: FinishSlicing) -> SlicingSummary:
         """Write how it ended, tell those who asked, and delete what nobody needs any more."""
-        finished = await workflow.execute_activity_method(
-            SlicingActivities.finish_slicing, done, **policies.titled(policies.LONG_FILE_WORK, f"{done.status}")
-        )
+        finished = await self._write(done)
         summary = finished.summary
-        self._show(status=done.status, phase="ended", message=summary.message)
+        self._show(status=summary.status, phase="ended", message=summary.message)
         story.show_slicing(summary)
-        story.upsert(story.STATUS.value_set(done.status.value))
+        story.upsert(story.STATUS.value_set(summary.status.value))
         await asyncio.gather(*(self._notify(number) for number in range(finished.notices)))
         await self._clean_up()
         return summary
+
+    async def _write(self, done: FinishSlicing) -> FinishedSlicing:
+        """Write how it ended; a result that cannot be stored is a failure, and that is written and told, too."""
+        policy = policies.LONG_FILE_WORK if done.result is not None else policies.DATABASE_WRITE
+        try:
+            return await workflow.execute_activity_method(
+                SlicingActivities.finish_slicing, done, **policies.titled(policy, f"{done.status}")
+            )
+        except ActivityError as error:
+            if done.result is None:
+                raise
+            return await self._write(self._ended(SlicingStatus.FAILED, failures.last_fault(error)))
 
     async def _notify(self, number: int) -> None:
         """Tell one of those who asked; that it cannot be done is an operator's business and fails nothing."""
