@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         CrawlProgress,
         Progress,
         SlicingProgress,
+        SlicingStatus,
         SlicingSummary,
         SweepSummary,
         SyncOutcome,
@@ -147,7 +148,10 @@ def show_crawl(progress: CrawlProgress) -> None:
 
 def show_slicing_progress(progress: SlicingProgress) -> None:
     """Write how a slicing stands, as Markdown."""
-    rows = [("status", progress.status.value), ("phase", progress.phase)]
+    is_parked = progress.status is SlicingStatus.WAITING
+    rows = [("status", progress.status.value)]
+    if not is_parked:
+        rows.append(("phase", progress.phase))
     if progress.of:
         rows.append(("pages", f"{min(progress.page, progress.of):,} of {progress.of:,}"))
     if progress.started_at is not None:
@@ -155,7 +159,7 @@ def show_slicing_progress(progress: SlicingProgress) -> None:
     if progress.estimate is not None:
         rows.append(("estimate", duration_text(progress.estimate)))
     if progress.message:
-        rows.append(("message", progress.message))
+        rows.append(("waits, because the breaker is open" if is_parked else "message", progress.message))
     _write(rows)
 
 
