@@ -83,7 +83,7 @@ class DocumentSlicing:
         if self._programs is None or self._progress.status.is_terminal:
             return
         if beat.step != "inspect":
-            self._programs.started()
+            self._programs.started(beat.step, beat.first_page, beat.attempt)
         self._beats[beat.first_page if beat.step == "pages" else 0] = beat
         self._show(
             status=SlicingStatus.SLICING,
@@ -150,7 +150,7 @@ class DocumentSlicing:
         return True
 
     async def _slice(self, terms: SlicingTerms, programs: ProgramAttempts) -> FinishSlicing:
-        found = await programs.run("inspect", lambda attempt: self._inspect(terms, attempt))
+        found = await programs.run("inspect", policies.INSPECTION, lambda attempt: self._inspect(terms, attempt))
         if isinstance(found, Fault):
             return self._ended(SlicingStatus.FAILED, found)
         self._show(of=found.page_count, estimate=found.estimate.duration if found.estimate else None)
@@ -160,12 +160,13 @@ class DocumentSlicing:
         fault = await self._read_all(terms, asked, programs)
         if fault is not None:
             return self._ended(SlicingStatus.FAILED, fault)
-        cut = await programs.run("slice", lambda attempt: self._cut(terms, asked, attempt))
+        cut = await programs.run("slice", terms.slicing_timeout, lambda attempt: self._cut(terms, asked, attempt))
         if isinstance(cut, Fault):
             return self._ended(SlicingStatus.FAILED, cut)
         named: ProgramOutcome | Fault = ProgramOutcome()
         if terms.metadata_timeout is not None:
-            named = await programs.run("metadata", lambda attempt: self._name(terms, asked, attempt))
+            limit = terms.metadata_timeout
+            named = await programs.run("metadata", limit, lambda attempt: self._name(terms, asked, attempt))
         return self._sliced(found, cut, named)
 
     def _sliced(self, found: Inspection, cut: ProgramOutcome, named: ProgramOutcome | Fault) -> FinishSlicing:
@@ -196,7 +197,10 @@ class DocumentSlicing:
 
         async def read(chunk: PageRange) -> Fault | None:
             async with free:
-                read = await programs.run("pages", lambda attempt: self._read(terms, asked, chunk, attempt))
+                limit = terms.slicing_timeout
+                read = await programs.run(
+                    "pages", limit, lambda attempt: self._read(terms, asked, chunk, attempt), first_page=chunk.first
+                )
             return read if isinstance(read, Fault) else None
 
         chunks = [asyncio.create_task(read(chunk)) for chunk in asked.chunks]
@@ -244,7 +248,7 @@ class DocumentSlicing:
 
     async def _write(self, done: FinishSlicing) -> FinishedSlicing:
         """Write how it ended; a result that cannot be stored is a failure, and that is written and told, too."""
-        policy = policies.LONG_FILE_WORK if done.result is not None else policies.DATABASE_WRITE
+        policy = policies.RESULT_WRITE if done.result is not None else policies.DATABASE_WRITE
         try:
             return await workflow.execute_activity_method(
                 SlicingActivities.finish_slicing, done, **policies.titled(policy, f"{done.status}")

@@ -10,7 +10,7 @@ from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
     from activities.boundary import WORKER_SHUTDOWN
-    from nightmill.contracts import Fault, SlicingErrorCode
+    from nightmill.contracts import Fault, SlicingErrorCode, duration_text
 
 
 def is_permanent(error: ActivityError) -> bool:
@@ -49,14 +49,15 @@ def is_worker_shutdown(error: ActivityError) -> bool:
     return isinstance(error.cause, ApplicationError) and error.cause.type == WORKER_SHUTDOWN
 
 
-def timeout_fault(error: ActivityError) -> Fault:
+def timeout_fault(error: ActivityError, limit: timedelta) -> Fault:
     """Return the fault of a program whose activity ran into a timeout.
 
     That a worker was lost is no fault of the slicer's: a machine that is switched off would open the breaker.
     """
     lost = isinstance(error.cause, TemporalTimeout) and error.cause.type == TimeoutType.HEARTBEAT
-    what = "its worker was lost while it ran" if lost else "it took longer than its activity may"
-    return Fault(code=SlicingErrorCode.TIMED_OUT, message=f"timed out: {what}", retried=True, counts=not lost)
+    after = f"timed out after {duration_text(limit)}, the time for one attempt"
+    message = "timed out: its worker was lost while it ran" if lost else after
+    return Fault(code=SlicingErrorCode.TIMED_OUT, message=message, retried=True, counts=not lost)
 
 
 def last_fault(error: ActivityError) -> Fault:

@@ -113,7 +113,7 @@ def of_result(name: str, code: SlicingErrorCode, says: str, **more: Any) -> Case
 
 Code = SlicingErrorCode
 CASES = [  # first those that take longest
-    Case("start-to-close", Code.TIMED_OUT, "timed out", plan="deaf",
+    Case("start-to-close", Code.TIMED_OUT, "timed out after 5 s", plan="deaf",
          settings={"slicing_timeout": "PT5S", "wall": "PT50S"}),
     of_document("empty", Code.EMPTY_FILE, "the file is empty", empty),
     of_document("no-pdf", Code.NOT_A_PDF, "it looks like an HTML page", no_pdf),
@@ -141,7 +141,13 @@ CASES = [  # first those that take longest
     of_result("fill", Code.OUTPUT_FLOOD, "more to its folder than it may", settings={"file_size": 65_536}),
 ]  # fmt: skip
 
-SETTINGS = {"MAX_PAGES": "10", "MAX_STDOUT": str(1024 * 1024), "STDERR_TAIL": "16384", "CONCURRENCY": "6", "GRACE": "PT3S"}
+SETTINGS = {
+    "MAX_PAGES": "10",
+    "MAX_STDOUT": str(1024 * 1024),
+    "STDERR_TAIL": "16384",
+    "CONCURRENCY": "6",
+    "GRACE": "PT3S",
+}
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,13 @@ def _fail(found: Mapping[str, Future[Ended]], error: BaseException | None) -> No
             one.set_exception(error or RuntimeError("the table has ended"))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def rows() -> list[Any]:
+    """Return the cases; those that are much like another only where everything is tested."""
+    alike = {"blank", "absolute", "flood-errors", "no-pdf", "chatter"}
+    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in alike else []) for case in CASES]
+
+
+@pytest.mark.parametrize("case", rows())
 def test_every_error_is_written_told_and_tried_as_the_table_says(case: Case, ends: Mapping[str, Future[Ended]]) -> None:
     ended = ends[case.name].result(PATIENCE.total_seconds())
     summary, row = ended.summary, ended.row
@@ -425,7 +437,6 @@ def test_a_postgresql_that_crashes_while_a_program_runs_costs_time_only(on_postg
     [
         ("cut", None),
         ("killed", SlicingErrorCode.PROGRAM_KILLED),
-        ("link", SlicingErrorCode.UNSAFE_PATH),
     ],
 )
 @in_a_lane

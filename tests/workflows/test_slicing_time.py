@@ -156,6 +156,7 @@ async def ended(nightmill: Nightmill, sha256: str, profile: str = "cut") -> Slic
     return await nightmill.slicings.wait(sha256, profile, timeout=PATIENCE)
 
 
+@pytest.mark.slow
 def test_what_was_not_told_to_go_on_looks_by_itself_every_five_minutes(lane: Lane) -> None:
     slicing_here(lane, {"cut": profile("cut")})
 
