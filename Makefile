@@ -17,7 +17,7 @@ install: $(INSTALLED)-dev ## create .venv, by uv where it is there, else by pip
 $(INSTALLED)-%: requirements/%.txt requirements/install pyproject.toml
 	@requirements/install $*
 
-demo: install ## take 1,000 requests per provider through a real Temporal server; no keys, no network
+demo: install ## run all three jobs on a real Temporal server: batches, a site, a gazette; no keys, no network
 	@$(BIN)/nightmill demo
 
 test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
