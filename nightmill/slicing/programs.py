@@ -46,13 +46,15 @@ class Bounds:
         cpu: Processor time of all its processes together.
         stall: Between two lines of progress; None for a program that tells of none.
         grace: Between SIGTERM and SIGKILL.
-        memory: Bytes: of address space of each process, and of resident memory of all of them together.
+        memory: Bytes: of address space of each process, of resident memory of all of them together, and of the files
+            that they keep in memory alone.
         file_size: Bytes of each file that it writes.
         open_files: Files that a process has open at once.
         processes: Processes that it has at once, as counted ten times a second.
         stdout: Bytes of its standard output.
         stderr_tail: Bytes kept of the end of its standard error; 64 times as many may come.
-        disk: Bytes on disk of all that is in its folder; None: four times `file_size`.
+        disk: Bytes on disk of all that is in its folder, and of files that it has open and no folder shows; None: four
+            times `file_size`.
     """
 
     wall: timedelta

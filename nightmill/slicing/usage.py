@@ -2,11 +2,14 @@
 
 The standard library only, and little of it: supervisors import this, and have to be there in an instant.
 """
+# pathlib takes longer to import than a supervisor to start:
+# ruff: noqa: PTH115, PTH116, PTH208
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 
 from nightmill.slicing import process_tree
@@ -66,11 +69,16 @@ class Usage:
             return "processes"
         if self.cpu >= self._order.cpu:
             return "cpu"
-        if now >= self._next_disk_look:
-            used = _disk_use(self._order.folder, self._order.disk)
-            self._next_disk_look = now + max(DISK_LOOK, 20 * (time.monotonic() - now))
-            return "disk" if used > self._order.disk else None
-        return None
+        return self._look_at_files(now, living) if now >= self._next_disk_look else None
+
+    def _look_at_files(self, now: float, living: list[process_tree.Process]) -> str | None:
+        in_memory, on_disk = _without_name([one.pid for one in living])
+        used = on_disk + _disk_use(self._order.folder, self._order.disk)
+        self._next_disk_look = now + max(DISK_LOOK, 20 * (time.monotonic() - now))
+        self.memory = max(self.memory, in_memory)
+        if in_memory > self._order.memory:
+            return "memory"
+        return "disk" if used > self._order.disk else None
 
     def _memory_of(self, living: list[process_tree.Process]) -> int:
         resident = sum(one.resident for one in living)
@@ -98,6 +106,32 @@ def _disk_use(folder: str, bound: int) -> int:
                             ahead.append(entry.path)
                     if total > bound:
                         break
-        except OSError:  # gone since, or closed to us
+        except PermissionError:  # made by the program, and closed by it: nobody knows how much is in there
+            return bound + 1
+        except OSError:  # gone since
             continue
     return total
+
+
+def _without_name(pids: list[int]) -> tuple[int, int]:
+    """Return the bytes in files that these processes have open and no folder shows: in memory, and on disk."""
+    in_memory = on_disk = 0
+    seen: set[tuple[int, int]] = set()
+    for pid in pids:
+        numbers: list[str] = []
+        with contextlib.suppress(OSError):  # gone since
+            numbers = os.listdir(f"/proc/{pid}/fd")
+        for number in numbers:
+            path = f"/proc/{pid}/fd/{number}"
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                file = found.st_dev, found.st_ino
+                if found.st_nlink or not stat.S_ISREG(found.st_mode) or file in seen:
+                    continue
+                seen.add(file)
+                # memfd_create(2) makes files that are memory, which no process needs to map.
+                if os.readlink(path).startswith("/memfd:"):
+                    in_memory += found.st_blocks * 512
+                else:
+                    on_disk += found.st_blocks * 512
+    return in_memory, on_disk

@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 MIB = 1024 * 1024
 THIS = [sys.executable, "-I", "-S", __file__]
@@ -242,6 +243,32 @@ def writes_too_many_files() -> None:
     deaf()
     for number in range(20):
         os.write(os.open(f"{number}", os.O_WRONLY | os.O_CREAT), b"x" * (3 * MIB))
+    sleep()
+
+
+def hides_files_on_disk() -> None:
+    deaf()
+    for number in range(20):
+        file = os.open(f"{number}", os.O_WRONLY | os.O_CREAT)
+        Path(f"{number}").unlink()
+        os.write(file, b"x" * (3 * MIB))
+    sleep()
+
+
+def hides_files_in_memory() -> None:
+    deaf()
+    for _ in range(20):
+        os.write(os.memfd_create("hidden"), b"x" * (3 * MIB))
+    sleep()
+
+
+def closes_its_folders() -> None:
+    deaf()
+    if os.getuid() == 0:  # to whom nothing is closed
+        writes_too_many_files()
+    Path("closed").mkdir()
+    os.chdir("closed")
+    Path.cwd().chmod(0o300)
     sleep()
 
 

@@ -87,6 +87,9 @@ CASES = (
     ends_by("processes", "bombs", wall=5 * SECOND),
     ends_by("processes", "bombs_out_of_its_group", wall=5 * SECOND),
     ends_by("disk", "writes_too_many_files", disk=16 * MIB),
+    ends_by("disk", "hides_files_on_disk", disk=16 * MIB),
+    ends_by("disk", "closes_its_folders", disk=16 * MIB),
+    ends_by("memory", "hides_files_in_memory", memory=48 * MIB),
     # In the sandbox its parent is out of its reach, and the wall clock ends it.
     Case(
         "kills_its_parent",
