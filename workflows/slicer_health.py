@@ -40,6 +40,8 @@ class SlicerHealth:
     async def run(self, asked: HealthInput) -> CanaryOutcome | None:
         """Return what came of the last canary; None where none was sliced."""
         while True:
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(asked)
             await self._settle(asked.profile)
             if not asked.canary:
                 return None
@@ -56,8 +58,6 @@ class SlicerHealth:
             if verdict.try_again_at is None or asked.once:
                 return outcome
             await self._until(verdict.try_again_at)
-            if workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(asked)
 
     @workflow.signal
     def try_now(self) -> None:
@@ -107,7 +107,6 @@ class SlicerHealth:
         )
 
     async def _until(self, when: datetime) -> None:
+        timeout = max(when - workflow.now(), policies.CANARY_PATIENCE)
         with suppress(asyncio.TimeoutError):
-            await workflow.wait_condition(
-                lambda: self._try_now, timeout=when - workflow.now(), timeout_summary="cool-down"
-            )
+            await workflow.wait_condition(lambda: self._try_now, timeout=timeout, timeout_summary="cool-down")
