@@ -22,12 +22,13 @@ _MAX_ANSWER = 1024 * 1024
 _MAX_NUMBER = 64
 
 
-def upload(files: FileStore, key: str, folder: Path, path: str) -> tuple[int, str]:
+def upload(files: FileStore, key: str, folder: Path, path: str, *, at_most: int) -> tuple[int, str]:
     """Bring a file of a program's output folder into the file storage; return its size and SHA-256.
 
     Raises:
         UnsafePath: It lies elsewhere, or is a link.
         InvalidResult: It is not there any more.
+        OutputFlood: It has more than `at_most` bytes.
         TransientError: The file storage is away.
     """
     try:
@@ -37,7 +38,11 @@ def upload(files: FileStore, key: str, folder: Path, path: str) -> tuple[int, st
     digest = hashlib.sha256()
 
     def chunks() -> Iterator[bytes]:
+        left = at_most
         while chunk := os.read(descriptor, _CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise OutputFlood(f"`{shown(path)}` makes it more than may be kept of the program's files")
             digest.update(chunk)
             yield chunk
 

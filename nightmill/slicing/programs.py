@@ -32,6 +32,9 @@ Stopped = Literal["wall", "cpu", "stall", "memory", "processes", "disk", "stdout
 STDERR_FLOOD = 64
 """How many times the kept end of standard error a program may write there in all."""
 
+DISK_FACTOR = 4
+"""How many times the size of its largest file a program may have on disk, and we keep of it."""
+
 _AS_SIGNAL = 128  # and the signal's number: what bubblewrap and shells end with
 PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where programs are looked for, and what they get as their PATH, unless a profile says otherwise."""
@@ -195,7 +198,7 @@ class ProgramRunner:
             file_size=bounds.file_size,
             open_files=bounds.open_files,
             processes=bounds.processes,
-            disk=4 * bounds.file_size if bounds.disk is None else bounds.disk,
+            disk=DISK_FACTOR * bounds.file_size if bounds.disk is None else bounds.disk,
             max_stdout=bounds.stdout,
             stderr_tail=bounds.stderr_tail,
             max_stderr=STDERR_FLOOD * bounds.stderr_tail,

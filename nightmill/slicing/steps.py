@@ -29,6 +29,7 @@ from nightmill.slicing.files import pieces_of, read_answer, read_metadata, uploa
 from nightmill.slicing.forecast import fit, plan_chunks, rule
 from nightmill.slicing.inspection import check_command, inspection_command, names_to_check, read_checks, read_inspection
 from nightmill.slicing.profiles import find_profile
+from nightmill.slicing.programs import DISK_FACTOR
 from nightmill.slicing.results import read_result, with_checks
 from nightmill.slicing.stored_results import write_result
 from nightmill.slicing.threads import in_thread
@@ -127,7 +128,8 @@ class SlicingSteps:
                 answer = await in_thread(read_answer, run.stdout)
                 if (answer.get("first"), answer.get("last")) != (pages.first, pages.last):
                     raise InvalidResult(f"pages {pages.first + 1} to {pages.last + 1} were not read as asked for")
-                await in_thread(upload, self.files, keys.pages(asked.ref, pages), place.output, "pages.jsonl")
+                key, size = keys.pages(asked.ref, pages), place.profile.settings.file_size
+                await in_thread(upload, self.files, key, place.output, "pages.jsonl", at_most=size)
         except SlicingFault as error:
             return ProgramOutcome(fault=error.fault())
         return ProgramOutcome(page_count=count)
@@ -258,13 +260,20 @@ class SlicingSteps:
         return with_checks(result, await in_thread(read_checks, check.stdout))
 
     async def _keep(self, ref: SlicingRef, place: Workplace, result: SlicerResult) -> ProgramOutcome:
-        """Bring slices and result into the file storage."""
+        """Bring slices and result into the file storage.
+
+        Raises:
+            OutputFlood: All slices together are more than a program may have on disk.
+        """
         kept = []
+        # What is on disk is bounded; but holes in files take no room there, and any number of slices may name one file.
+        left = DISK_FACTOR * place.profile.settings.file_size
         for entry in result.entries:
             place.tell("storing", entry.position, len(result.entries))
             if entry.path is not None:
                 key = keys.slice_file(ref, entry.position)
-                size, sha256 = await in_thread(upload, self.files, key, place.output, entry.path)
+                size, sha256 = await in_thread(upload, self.files, key, place.output, entry.path, at_most=left)
+                left -= size
                 entry = replace(entry, file_key=key, file_size=size, file_sha256=sha256)
             kept.append(entry)
             fail_point("slicing.half_uploaded")

@@ -141,6 +141,13 @@ def fill(folder: Path) -> None:
     time.sleep(10)
 
 
+def repeat(pdf: Path, folder: Path) -> None:
+    """Print a result of eight slices that all have one file, of 64 KiB that are mostly a hole."""
+    result = cut(pdf, folder)
+    os.truncate(folder / "0000.pdf", 65_536)
+    answer(json.dumps(result | {"files": [result["files"][0] | {"position": position} for position in range(8)]}))
+
+
 def link(pdf: Path, folder: Path) -> None:
     """Print a result with an entry whose file is a link."""
     (folder / "link.pdf").symlink_to(pdf)
@@ -213,6 +220,8 @@ def behave(name: str, pdf: Path, folder: Path) -> None:
             flood(sys.stderr.buffer)
         case "fill":
             fill(folder)
+        case "repeat":
+            repeat(pdf, folder)
         case _:
             sys.exit(f"no such behaviour: {name}")
 

@@ -139,6 +139,7 @@ CASES = [  # first those that take longest
     of_result("flood", Code.OUTPUT_FLOOD, "printed more than it may"),
     of_result("flood-errors", Code.OUTPUT_FLOOD, "more to standard error than it may"),
     of_result("fill", Code.OUTPUT_FLOOD, "more to its folder than it may", settings={"file_size": 65_536}),
+    of_result("repeat", Code.OUTPUT_FLOOD, "more than may be kept", settings={"file_size": 65_536}),
 ]  # fmt: skip
 
 SETTINGS = {
