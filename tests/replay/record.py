@@ -1,4 +1,4 @@
-"""Record the histories that the replay tests guard: `make record-history`. Existing files are never overwritten.
+"""Record the histories that the replay tests guard: `make record-history`. What a release has already, stays.
 
 A recorded history is a promise that the running workflows of that release can go on under today's code. A change of a
 workflow that breaks one needs `workflow.patched`, not a new recording.
@@ -23,8 +23,10 @@ from nightmill.sandbox import Fault, Sandbox
 from nightmill.settings import DatabaseSettings
 from nightmill.storage import schema
 from nightmill.storage.engine import open_database
+from tests.lanes import Lane
+from tests.mailbox import Mailbox
 from tests.pages import article
-from tests.replay import document_scenes
+from tests.replay import document_scenes, slicing_scenes
 from tests.site import Site
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
 from workflows.story import SEARCH_ATTRIBUTES
@@ -120,6 +122,24 @@ async def play_documents(scene: Callable[[document_scenes.Stage], Awaitable[str]
     sink.close()
 
 
+async def play_slicing(
+    scene: Callable[[slicing_scenes.Stage], Awaitable[list[str]]], stack: Stack, prefix: str
+) -> None:
+    with stack.assembly() as assembly:
+        nightmill = await stack.nightmill(assembly)
+        await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
+        for workflow_id in await scene(slicing_scenes.Stage(nightmill, name_of(scene), stack.folder)):
+            history = await fetch(nightmill, workflow_id)
+            kind = "document_slicing" if workflow_id.startswith("slice/") else "slicer_health"
+            name = f"{prefix}-{kind}-{name_of(scene)}.json"
+            (FOLDER / name).write_text(history or "", encoding="utf-8")
+            sys.stdout.write(f"{name}\n")
+
+
+def is_recorded(prefix: str, *names: str) -> bool:
+    return any(path for name in names for path in FOLDER.glob(f"{prefix}-{name}.json"))
+
+
 def name_of(scene: Callable[..., Any]) -> str:
     return str(getattr(scene, "__name__", "scene"))
 
@@ -145,24 +165,37 @@ def anonymous(node: Any) -> Any:
 def main() -> None:
     prefix = sys.argv[1] if len(sys.argv) > 1 else version("nightmill")
     FOLDER.mkdir(exist_ok=True)
-    if list(FOLDER.glob(f"{prefix}-*.json")):
-        sys.exit(f"histories of {prefix} are recorded already, and stay")
     server = TemporalServer()
     server.start()
     try:
         for scene in SCENES:
-            with on_stage(server, name_of(scene)) as stack:
-                asyncio.run(play(scene, stack, prefix))
+            if not is_recorded(prefix, f"{name_of(scene)}-*"):
+                with on_stage(server, name_of(scene)) as stack:
+                    stack.start_worker()
+                    asyncio.run(play(scene, stack, prefix))
         for document_scene in document_scenes.SCENES:
-            with on_stage(server, f"document-{name_of(document_scene)}") as stack:
-                asyncio.run(play_documents(document_scene, stack, prefix))
+            if not is_recorded(prefix, f"document-{name_of(document_scene)}"):
+                with on_stage(server, f"document-{name_of(document_scene)}") as stack:
+                    stack.start_worker()
+                    asyncio.run(play_documents(document_scene, stack, prefix))
+        for slicing_scene in slicing_scenes.SCENES:
+            name = name_of(slicing_scene)
+            if not is_recorded(prefix, f"document_slicing-{name}", f"slicer_health-{name}"):
+                with on_stage(server, f"slicing-{name}") as stack, Mailbox() as mailbox:
+                    sink = WebhookSink()
+                    lane = Lane(stack, stack.sandbox, sink)
+                    slicing_scenes.set_up(lane, name)
+                    mailbox.notified_by(lane)
+                    stack.start_worker()
+                    asyncio.run(play_slicing(slicing_scene, stack, prefix))
+                    sink.close()
     finally:
         server.stop()
 
 
 @contextmanager
 def on_stage(server: TemporalServer, name: str) -> Iterator[Stack]:
-    """Give a scene a database and a worker of its own."""
+    """Give a scene a database of its own, and end its workers."""
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
         sandbox.set_profile(finish_after=1.0)
         url = f"sqlite:///{folder}/nightmill.db"
@@ -171,7 +204,6 @@ def on_stage(server: TemporalServer, name: str) -> Iterator[Stack]:
         database.close()
         extra: dict[str, Any] = {"NIGHTMILL_XAI__MAX_REQUESTS": "4"}
         stack = Stack(Path(folder), server, sandbox, url, f"record-{name}", extra)
-        stack.start_worker()
         try:
             yield stack
         finally:

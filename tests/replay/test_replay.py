@@ -16,7 +16,7 @@ from temporalio.worker import Replayer
 
 from nightmill.client.converter import DATA_CONVERTER
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary
-from worker import WORKFLOWS
+from worker import SLICING_WORKFLOWS, WORKFLOWS
 from workflows.admission import AdmissionInterceptor
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
@@ -37,12 +37,13 @@ def replay(history: Path, workflows: list[type]) -> None:
 def test_there_are_histories_of_every_workflow() -> None:
     started = [json.loads(path.read_text(encoding="utf-8"))["events"][0] for path in HISTORIES]
     types = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in started}
-    assert types == {"ModelCompletionBatch", "ProviderBatch", "DocumentSync", "DocumentSyncSweep", "SiteCrawl"}
+    documents = {"DocumentSync", "DocumentSyncSweep", "SiteCrawl", "DocumentSlicing", "SlicerHealth"}
+    assert types == {"ModelCompletionBatch", "ProviderBatch"} | documents
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.stem)
 def test_a_recorded_history_replays(history: Path) -> None:
-    replay(history, WORKFLOWS)
+    replay(history, [*WORKFLOWS, *SLICING_WORKFLOWS])
 
 
 @workflow.defn(name="ModelCompletionBatch", sandboxed=False)
@@ -64,8 +65,8 @@ def test_a_change_that_breaks_running_workflows_is_noticed() -> None:
 def test_histories_hold_no_request_no_answer_no_page_and_no_key() -> None:
     for history in HISTORIES:
         held = decoded(json.loads(history.read_text(encoding="utf-8")))
-        assert re.search("batch_id|document_id|sweep_id|crawl_id", held)
-        for secret in ("sandbox-key", "whsec_", "Say 1", "/done", "output_text", "rooms to it"):
+        assert re.search("batch_id|document_id|sweep_id|crawl_id|profile", held)
+        for secret in ("sandbox-key", "whsec_", "Say 1", "/done", "output_text", "rooms to it", "mailto:", "ACUERDA"):
             assert secret not in held
 
 
