@@ -83,9 +83,16 @@ BREAKER_POINTS = [point for point in SLICING_POINTS if point.startswith("breaker
 KILLS = [*map(Kill, POINTS), *(Kill(point, 2) for point in POINTS if point != "notice.recorded")]
 
 # Hardly another state than at the point before or after.
-NEIGHBOURS = {"slicing.fetched", "slicing.checked", "slicing.finished", "notice.begun"}
-# Twice is another state where both attempts are lost, in the transaction, and at the mail.
-TWICE = {"slicing.half_uploaded", "slicing.in_transaction", "notice.sent"}
+NEIGHBOURS = {
+    "slicing.fetched",
+    "slicing.inspected",
+    "slicing.checked",
+    "slicing.uploaded",
+    "slicing.finished",
+    "notice.begun",
+}
+# Twice is another state where both attempts are lost, and at the mail.
+TWICE = {"slicing.half_uploaded", "notice.sent"}
 
 
 def marked(kill: Kill) -> list[pytest.MarkDecorator]:
