@@ -20,6 +20,7 @@ MAX_NAME = 500
 
 _MARKS = re.compile("[\u0300-\u036f]+")
 _WORD = re.compile(r"[^\W_]+")
+_PIECE = re.compile(r"(?s:.{1,10000})\S{0,1000}+")  # words of a thousand letters may be parted
 _HEADERS = frozenset({"name", "nombre", "institution", "institucion"})
 
 
@@ -82,18 +83,17 @@ class InstitutionNames:
         if not self._first.words:
             return []
         folded = fold(text)
-        words = [(found[0], found.start(), found.end()) for found in _WORD.finditer(folded)]
         official: dict[str, None] = {}
-        for place, (word, start, _) in enumerate(words):
-            step = self._first.words.get(word)
-            at = place
-            while step is not None:
+        for word in _WORD.finditer(folded):  # a list of them would be many times the text
+            step = self._first.words.get(word[0])
+            following: re.Match[str] | None = word
+            while step is not None and following is not None:
                 for name in step.ends:
-                    beginning = start - name.before
+                    beginning = word.start() - name.before
                     if beginning >= 0 and folded.startswith(name.folded, beginning):
                         official[name.official] = None
-                at += 1
-                step = step.words.get(words[at][0]) if at < len(words) else None
+                following = _WORD.search(folded, following.end()) if step.words else None
+                step = step.words.get(following[0]) if following is not None else None
         return list(official)
 
     def _add(self, official: str, name: str) -> None:
@@ -111,6 +111,12 @@ class InstitutionNames:
 
 def fold(text: str) -> str:
     """Return a text without case, accents and forms of letters; all white space is single blanks."""
+    # In pieces: lists of words, and letters that become eighteen, take many times the room of all of it.
+    pieces = (_folded(piece[0]) for piece in _PIECE.finditer(text))
+    return " ".join(piece for piece in pieces if piece)
+
+
+def _folded(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text)
     return " ".join(_MARKS.sub("", decomposed).casefold().split())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,20 @@ def _file(folder: Path, table: str) -> Path:
     path = folder / "names.csv"
     path.write_text(table, encoding="utf-8")
     return path
+
+
+def test_names_are_found_wherever_a_long_text_is_parted(names: InstitutionNames) -> None:
+    for blanks in range(9_980, 10_001):
+        assert names.found_in(f"{'x' * blanks} Banco Central\n{'y' * 12_000} SEFIN") == [BANK, "Secretaría de Finanzas"]
+
+
+def test_a_hostile_text_takes_little_memory() -> None:
+    names = InstitutionNames([(BANK, BANK)])
+    text = "\ufdfa a " * 20_000  # one letter that becomes eighteen
+    tracemalloc.start()
+    try:
+        assert names.found_in(f"{text} {BANK}") == [BANK]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
