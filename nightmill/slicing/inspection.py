@@ -30,7 +30,10 @@ AnswerT = TypeVar("AnswerT")
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Isolated, so that neither its working folder nor a variable says what is imported; our own place is added at the end.
-_START = "import sys; sys.path.append(sys.argv.pop(1)); from nightmill.slicer.inspector import main; sys.exit(main())"
+_START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from nightmill.slicer.inspector import end_with, main; end_with(main())"
+)
 _PDF = b"%PDF-"
 _BEGINNING = 1_024  # bytes in which readers look for it: ISO 32000-1, Annex H, note 13
 _MAX_ANSWER = 8 * 1024 * 1024  # 10,000 files with a message each
