@@ -174,7 +174,7 @@ async def with_temporal(around: System, sample: Sample, given: argparse.Namespac
         await one()
         single = [await one() for _ in range(given.rounds)]
         print(
-            f"\none gazette, Temporal and all: {median(single):.1f} s, {max(single):.1f} s at most (target {TARGET_WALL})"
+            f"\none gazette, all in: {median(single):.1f} s, {max(single):.1f} s at most (target {TARGET_WALL})"
         )
         if given.queued:
             busy, began = Busy([worker, around.server_pid]), time.monotonic()
