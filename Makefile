@@ -30,7 +30,7 @@ test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the provide
 	$(BIN)/python -m pytest tests/conformance
 
 test-system: install ## run the tests that need system tools: strace, network namespaces, tesseract, files of others
-	$(PYTEST) $(SHARED) -m system
+	$(PYTEST) $(SHARED) -m 'system and not slow'
 
 check: install ## formatting, lint, strict types, import layers
 	$(BIN)/ruff format --check .
