@@ -28,6 +28,7 @@ from nightmill.contracts.slicing import STORED
 from nightmill.errors import InvalidInput, SlicingNotFound, TemporalUnreachable, WorkflowFailed
 from nightmill.slicing.faults import DocumentFault
 from nightmill.slicing.notices import summary_of
+from nightmill.slicing.originals import name_of
 from nightmill.slicing.profiles import find_profile
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Slicings:
             self.assembly.slicing.slicings.add,
             sha256,
             asked.profile,
-            name=asked.source.removeprefix(STORED).rpartition("/")[2] or sha256[:12],
+            name=name_of(asked.source),
             source=asked.source,
             notify=asked.notify,
             metadata=asked.metadata,
@@ -160,7 +161,7 @@ class Slicings:
         """
         handle = self._handle(sha256, profile)
         try:
-            async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
                 return await handle.result()
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
@@ -267,7 +268,7 @@ class Slicings:
 
         Raises:
             InvalidInput: There is no such profile.
-            TemporalUnreachable: It is closed; what was parked notices within five minutes.
+            TemporalUnreachable: It is closed; what was parked notices in five minutes, after a long wait in an hour.
         """
         find_profile(self.assembly.settings.slicing, profile)
         breaker = self.assembly.slicing.breaker
@@ -308,7 +309,7 @@ class Slicings:
                 result_type=CanaryOutcome,
                 static_summary=f"is the slicer of {profile} well?",
             )
-            async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
                 outcome: CanaryOutcome | None = await handle.result()
                 return outcome
         except WorkflowFailureError as error:

@@ -6,6 +6,7 @@ import json
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
 
@@ -124,10 +125,19 @@ class SlicingInput(Contract):
     notify: Notices = ()
     metadata: dict[str, Any] = Field(default={})
 
+    @field_validator("source")
+    @classmethod
+    def _is_a_path_or_an_address(cls, value: str) -> str:
+        try:
+            urlsplit(value)
+        except ValueError:  # its message holds the address, and that perhaps a password
+            raise ValueError("neither a path nor an address") from None
+        return value
+
     @field_validator("metadata")
     @classmethod
     def _is_small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(value)) > MAX_METADATA_BYTES:
+        if len(json.dumps(value, allow_nan=False)) > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is over {MAX_METADATA_BYTES:,} bytes")
         return value
 

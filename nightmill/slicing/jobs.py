@@ -69,6 +69,13 @@ class SlicingJobs:
             SourceAway: Where the source is does not answer; after a while that is a fault of the document.
             StorageUnavailable: The file storage or the database is away.
         """
+        try:
+            return self._open(asked, scheduled_at=scheduled_at, now=now)
+        except InvalidInput as error:
+            self.slicings.refuse(asked.ref, str(error), now=now)
+            raise
+
+    def _open(self, asked: OpenSlicing, *, scheduled_at: datetime, now: datetime) -> SlicingTerms:
         given = asked.asked
         profile = find_profile(self.settings, asked.ref.profile)
         if given.profile != asked.ref.profile:

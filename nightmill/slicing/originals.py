@@ -135,18 +135,10 @@ def name_of(source: str) -> str:
     return PurePosixPath(path).name[:255] or parts.hostname or "document.pdf"
 
 
-def shown(source: str) -> str:
-    """Return a source without what may be secret: of a web address neither user nor query."""
-    parts = urlsplit(source)
-    if parts.scheme in {"http", "https"}:
-        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:2_000]
-    return source[:2_000]
-
-
 def _read(path: Path) -> Iterator[bytes]:
-    if not path.is_file():
-        raise NotAFile(f"{path}: there is no such file" if not path.exists() else f"{path}: not a file")
     try:
+        if not path.is_file():
+            raise NotAFile(f"{path}: there is no such file" if not path.exists() else f"{path}: not a file")
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_THREADS = ThreadPoolExecutor(128, thread_name_prefix="program")
+"""Not the event loop's own threads, of which a machine with two cores has six: what waits for a slow storage here would
+keep the heartbeats of other activities waiting there. Made when needed; a worker runs 64 programs at most."""
+
 
 async def in_thread(work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Return what `work` returns, from a thread; its files may be removed once this ends, in whatever way it does."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    call = partial(contextvars.copy_context().run, work, *args, **kwargs)
+    task = asyncio.get_running_loop().run_in_executor(_THREADS, call)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

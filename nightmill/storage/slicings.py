@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlmodel import Session
+from sqlmodel import Session, select
 
-from nightmill.contracts import FinishSlicing, SlicingRef, SlicingStatus, TextSource
-from nightmill.errors import ResultsIncomplete, SlicingSuperseded
+from nightmill.contracts import FinishSlicing, SlicingErrorCode, SlicingRef, SlicingStatus, TextSource
+from nightmill.contracts.slicing import MAX_NOTICES
+from nightmill.errors import InvalidInput, ResultsIncomplete, SlicingSuperseded
 from nightmill.failpoints import fail_point
 from nightmill.storage.accounts import UPSERT
 from nightmill.storage.columns import storable
@@ -45,6 +46,9 @@ class SlicingRepository(SlicingReads):
     ) -> SlicingRow:
         """Store what a client is about to ask for, and return the document; how it stands does not change.
 
+        While a run goes on, or is about to, whoever asked before is told all the same, and the metadata stays unless
+        other is given.
+
         Args:
             sha256: The PDF.
             profile: The profile.
@@ -53,13 +57,32 @@ class SlicingRepository(SlicingReads):
             notify: Who is told.
             metadata: The user's own.
             now: When a new document was asked for.
+
+        Raises:
+            InvalidInput: More would be told of the run that goes on than can be.
         """
         with self.database.transaction() as session:
             row = self._made(session, sha256, profile, now)
             row.name, row.source = name, _shown(source)
-            row.notify, row.user_metadata = list(notify), dict(metadata)
+            if row.status.is_terminal:
+                row.notify, row.user_metadata = list(notify), dict(metadata)
+            else:
+                row.notify = list(dict.fromkeys([*row.notify, *notify]))
+                row.user_metadata = dict(metadata) or row.user_metadata
+            if len(row.notify) > MAX_NOTICES:
+                raise InvalidInput(f"{shown_name(row)} is being sliced, and {MAX_NOTICES} at most can be told of it")
             session.add(row)
             return row
+
+    def refuse(self, ref: SlicingRef, message: str, *, now: datetime) -> None:
+        """Write why a run cannot begin, where a client has stored the document and none has begun; else do nothing."""
+        key = (SlicingRow.sha256 == ref.sha256, SlicingRow.profile == ref.profile)
+        with self.database.transaction() as session:
+            row = session.exec(select(SlicingRow).where(*key).with_for_update()).first()
+            if row is not None and row.run_id is None:
+                row.status, row.run_id, row.ended_at = SlicingStatus.FAILED, ref.run_id, now
+                row.error_code, row.error = SlicingErrorCode.UNREADABLE, message
+                session.add(row)
 
     def open(
         self,

@@ -86,6 +86,24 @@ def test_asking_again_changes_nothing_of_how_a_document_stands(slicings: Slicing
     assert (row.status, row.error, row.queued_at) == (SlicingStatus.FAILED, "timed out after 15 min", NOON)
 
 
+def test_who_asked_before_is_told_all_the_same_when_another_asks_for_what_is_being_sliced(
+    slicings: SlicingRepository,
+) -> None:
+    def add(*notify: str, **metadata: int) -> SlicingRow:
+        return slicings.add("a" * 64, "gazette", name="g", source="g.pdf", notify=notify, metadata=metadata, now=at(9))
+
+    add("mailto:a@x.example", id=7)
+    opened(slicings, ref())
+    row = add("mailto:b@x.example", "mailto:a@x.example")
+    assert (row.notify, row.user_metadata) == (["mailto:a@x.example", "mailto:b@x.example"], {"id": 7})
+    with pytest.raises(InvalidInput, match="10 at most"):
+        add(*(f"mailto:{number}@x.example" for number in range(9)))
+    assert len(slicings.get("a" * 64, "gazette").notify) == 2
+    slicings.finish(a_failure(ref()), [], now=at(2))
+    row = add("mailto:c@x.example")
+    assert (row.notify, row.user_metadata) == (["mailto:c@x.example"], {})
+
+
 def test_a_new_run_starts_without_the_failure_of_the_last_one_and_with_its_slices(slicings: SlicingRepository) -> None:
     opened(slicings, ref("r1"))
     slicings.started(ref("r1"), attempt=1, now=at(1))
