@@ -71,27 +71,29 @@ def text_flags(sheets: Sequence[Sheet]) -> list[str]:
 
 def section_flags(sections: Sections, sumario: Sumario, page_count: int, profile: GazetteProfile) -> list[str]:
     """Return where the sections do not add up."""
-    flags: list[str] = []
     if not profile.sections:
-        return flags
+        without = [] if sumario.expected else ["there is no SUMARIO to find the documents by: some may be in others"]
+        return [*without, *_numbers_flags(sections.misplaced)]
     if sections.b_page is None:
-        if sumario.b_pages is not None:
-            flags.append("the SUMARIO has a section B, which was not found")
-        return flags
+        missing = [] if sumario.b_pages is None else ["the SUMARIO has a section B, which was not found"]
+        return [*missing, *_numbers_flags(sections.misplaced)]
+    flags = []
     count = page_count - sections.b_page
     if count % SHEET:
         flags.append(f"section B has {count} pages, which is no multiple of {SHEET}")
     if sumario.b_pages is not None and sumario.b_pages[1] != count:
         flags.append(f"section B has {count} pages, by the SUMARIO it ends on page B. {sumario.b_pages[1]}")
-    wrong = [
+    wrong = {
         page
         for page, (section, number) in sections.labels.items()
         if section
         and (section, number) != (("A", page + 1) if page < sections.b_page else ("B", page - sections.b_page + 1))
-    ]
-    if wrong:
-        flags.append(f"the printed page numbers do not add up on {pages(wrong)}")
-    return flags
+    }
+    return [*flags, *_numbers_flags([*wrong.union(sections.misplaced)])]
+
+
+def _numbers_flags(wrong: Sequence[int]) -> list[str]:
+    return [f"the printed page numbers do not add up on {pages(wrong)}"] if wrong else []
 
 
 def piece_flags(pieces: Sequence[Piece], page_count: int, first_page: int, lost: int, total: int) -> list[str]:

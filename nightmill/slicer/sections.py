@@ -24,12 +24,14 @@ class Sections:
 
     Attributes:
         labels: By page: the section (`A`, `B` or empty) and the printed number, where a label was read.
+        misplaced: Pages whose printed numbers say that pages are missing, doubled or out of order.
         b_page: The page with which section B begins.
         b_row: The place of its first row.
         marcas_row: The place of the row with which `Marcas de Fábrica` begins.
     """
 
     labels: dict[int, tuple[str, int]] = field(default_factory=dict)
+    misplaced: list[int] = field(default_factory=list)
     b_page: int | None = None
     b_row: int | None = None
     marcas_row: int | None = None
@@ -54,7 +56,9 @@ class Sections:
 
 def find_sections(sheets: Sequence[Sheet], rows: Sequence[Row], kind: Type, profile: GazetteProfile) -> Sections:
     """Return where the sections begin, by labels, running headers and their titles."""
-    sections = Sections(_labels(sheets, profile))
+    read = _labels(sheets, profile)
+    labels = _consistent(read)
+    sections = Sections(labels, _misplaced(read, labels))
     if not profile.sections:
         return sections
     sections.b_page = _b_page(sheets, sections.labels)
@@ -95,7 +99,30 @@ def _labels(sheets: Sequence[Sheet], profile: GazetteProfile) -> dict[int, tuple
                 groups = label.groupdict()
                 section = groups.get("section") or groups.get("section2") or ""
                 found[sheet.page.index] = section, int(groups["page"] or groups.get("page2") or 0)
-    return _consistent(found)
+    return found
+
+
+def _misplaced(read: dict[int, tuple[str, int]], consistent: dict[int, tuple[str, int]]) -> list[int]:
+    """Return the pages whose labels contradict the others and are not just misread.
+
+    Either one and its neighbour are off by the same, as all are behind a page that is missing, or it is the number that
+    another page should have, which has another one.
+    """
+    off = {page: label for page, label in read.items() if page not in consistent}
+    shifts = {section: page - number for page, (section, number) in consistent.items()}
+    order = sorted(read)
+    beside = {
+        page: (*order[max(place - 1, 0) : place], *order[place + 1 : place + 2]) for place, page in enumerate(order)
+    }
+    return [
+        page
+        for page, (section, number) in off.items()
+        if any(
+            other in off and off[other][0] == section and other - off[other][1] == page - number
+            for other in beside[page]
+        )
+        or number + shifts[section] in off
+    ]
 
 
 def _consistent(labels: dict[int, tuple[str, int]]) -> dict[int, tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -194,3 +195,30 @@ def test_a_line_made_to_hurt_is_read_in_no_time(text: str) -> None:
 
     for profile in ("honduras", "nicaragua"):
         cut_pages([Page(place, 612, 792, list(lines)) for place in range(3)], profile)
+
+
+@pytest.mark.parametrize("country", ["honduras", "nicaragua"])
+@pytest.mark.parametrize(
+    ("order", "wrong"),
+    [
+        ((0, 1, 2, 3, 4, 5, 6, 8, 9), {7, 8}),
+        ((0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9), {7, 8, 9, 10}),
+        ((0, 1, 2, 4, 3, 5, 6, 7, 8, 9), {3, 4}),
+    ],
+    ids=["missing", "doubled", "out of order"],
+)
+def test_pages_out_of_their_order_are_flagged(country: Any, order: tuple[int, ...], wrong: set[int]) -> None:
+    sample = make_sample(SampleOptions(seed=11, country=country, acts=3, pages=14))
+    pages = list(read_pages(sample.pdf))[:10]
+    found = cut_pages([replace(pages[page], index=index) for index, page in enumerate(order)])
+    (flag,) = [flag for flag in found.flags if "do not add up" in flag]
+
+    counted = {int(word) - 1 for word in re.findall(r"\d+", flag)}
+    assert wrong & set(range(min(counted), max(counted) + 1))
+    assert not [flag for flag in cut_pages(pages).flags if "do not add up" in flag]
+
+
+def test_documents_that_only_a_sumario_would_tell_of_are_not_missed_in_silence() -> None:
+    sample = make_sample(SampleOptions(seed=11, country="nicaragua", acts=3, pages=8, sumario="none"))
+
+    assert [flag for flag in cut(sample).flags if "there is no SUMARIO" in flag]
