@@ -42,17 +42,12 @@ def masthead_flags(masthead: Masthead) -> list[str]:
 
 
 def text_flags(sheets: Sequence[Sheet]) -> list[str]:
-    """Return which pages have no text, or text that was recognized."""
+    """Return which pages have text that was recognized, or none; those with a `problem` are listed in any result."""
     flags = []
-    reasons: dict[str, list[int]] = {}
-    for sheet in sheets:
-        if sheet.page.problem:
-            reasons.setdefault(sheet.page.problem, []).append(sheet.page.index)
-    flags += [f"{pages(indices)}: {reason}" for reason, indices in reasons.items()]
     recognized = [sheet.page.index for sheet in sheets if sheet.page.source == "ocr"]
     if recognized and len(recognized) < len(sheets):
         flags.append(f"recognized text on {pages(recognized)}, which has no bold type to tell heads by")
-    without = [sheet.page.index for sheet in sheets if sheet.page.source == "none"]
+    without = [sheet.page.index for sheet in sheets if sheet.page.source == "none" and not sheet.page.problem]
     if len(without) > EMPTY * len(sheets):
         flags.append(f"no text on {pages(without)}")
     sideways = [

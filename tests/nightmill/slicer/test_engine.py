@@ -14,8 +14,10 @@ import pytest
 from nightmill.slicer.engine import cut_pages
 from nightmill.slicer.model import Cut, Line, Page
 from nightmill.slicer.naming import AVISOS, MARCAS
+from nightmill.slicer.output import result_of
 from nightmill.slicer.reading import read_pages
 from nightmill.slicer.samples import Sample, SampleOptions, make_sample
+from nightmill.slicer.writing import WrittenFile
 
 OPTIONS = SampleOptions(seed=11, acts=4, pages=11)
 
@@ -127,10 +129,11 @@ def test_pages_that_the_sumario_has_wrong_move_nothing_and_are_flagged() -> None
 
 def test_a_page_that_is_lost_is_flagged() -> None:
     pages = list(read_pages(make_sample(OPTIONS).pdf))
-    lost = pages[-1]
-    found = cut_pages([*pages[:-1], replace(lost, lines=[], source="none", problem="it cannot be opened")])
+    lost = [*pages[:-1], replace(pages[-1], lines=[], source="none", problem="it cannot be opened")]
+    found = cut_pages(lost)
+    result = result_of(found, lost, [WrittenFile(f"{place}.pdf") for place in range(len(found.pieces))], [])
 
-    assert f"page {lost.index + 1}: it cannot be opened" in found.flags
+    assert result["flags"] == [f"1 page without usable text (it cannot be opened): {len(pages)}"]
     assert [flag for flag in cut_pages(pages[:-1]).flags if "no multiple of 4" in flag]
 
 
