@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 NICENESS = 5
 """Of programs: the worker's own answers to Temporal, and the supervisor's looks, come first."""
@@ -77,6 +78,9 @@ def start(order: Order, stdout: int, stderr: int, status: int) -> int:
                 os._exit(0)
             _take_descriptors(stdout, stderr, status if order.sandboxed else None)
             os.chdir(order.folder)
+            if not order.sandboxed:  # bubblewrap sees to it itself, and may be set-user-ID
+                # Nobody becomes another user by sudo and the like, whom the supervisor could not end.
+                _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             stage = "exec"
             _bound(limits)
             os.execve(order.command[0], order.command, order.environment)  # noqa: S606

@@ -314,6 +314,7 @@ def shows_its_bounds() -> None:
     ]
     with os.scandir("/proc/self/fd") as descriptors:
         lines += [f"descriptors {sorted(entry.name for entry in descriptors)}"]
+    lines += [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("NoNewPrivs")]
     lines += [f"ignored {[n for n in range(1, 32) if signal.getsignal(n) is signal.SIG_IGN]}"]
     os.write(1, "\n".join(lines).encode())
 

@@ -82,6 +82,7 @@ def test_a_program_gets_its_bounds_a_clean_environment_and_nothing_of_ours(
         "RLIMIT_CORE 0",
         "umask 77",
         "nice 5",
+        "NoNewPrivs:\t1",
         f"folder {folder}",
         "stdin b''",
         "ignored [13, 25]",  # SIGPIPE and SIGXFSZ, which Python itself ignores when it starts
