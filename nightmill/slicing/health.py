@@ -23,6 +23,7 @@ from nightmill.slicing.results import read_result
 from nightmill.slicing.threads import in_thread
 from nightmill.slicing.workplace import LOOK, Tell, Workshop
 from nightmill.telemetry import redacted
+from nightmill.telemetry.redaction import without_secrets
 
 if TYPE_CHECKING:
     from nightmill.slicing.breaker import Breaker
@@ -126,7 +127,7 @@ def _unrecorded(
             "reason": None if fault is None else str(fault),
             "duration_ms": round(run.duration / timedelta(milliseconds=1)),
             "peak_memory": run.peak_memory,
-            "stderr": run.stderr_tail[-2_000:] if fault is not None else None,
+            "stderr": without_secrets(run.stderr_tail[-2_000:]) if fault is not None else None,
         },
     )
     del pages, size

@@ -19,6 +19,7 @@ from nightmill.slicing.faults import (
     WallClock,
 )
 from nightmill.slicing.json_output import shown
+from nightmill.telemetry.redaction import without_secrets
 
 if TYPE_CHECKING:
     from nightmill.slicing.programs import Bounds, ProgramRun, Stopped
@@ -108,7 +109,8 @@ def _lacks_memory(run: ProgramRun) -> bool:
 
 def _said(run: ProgramRun) -> str:
     lines = run.stderr_tail.rstrip().splitlines()
-    return f": {shown(lines[-1], _MAX_LINE)}" if lines else ""
+    # Histories, rows and mails will hold it: a program may have an operator's key among its variables.
+    return f": {shown(without_secrets(lines[-1][: 4 * _MAX_LINE]), _MAX_LINE)}" if lines else ""
 
 
 def _name_of(number: int | None) -> str:

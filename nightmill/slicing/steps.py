@@ -36,6 +36,7 @@ from nightmill.slicing.threads import in_thread
 from nightmill.slicing.workplace import LOOK, Tell, Workplace, Workshop
 from nightmill.storage.slicing_attempts import NewAttempt
 from nightmill.telemetry import record_program, redacted
+from nightmill.telemetry.redaction import without_secrets
 
 if TYPE_CHECKING:
     from nightmill.settings.slicing import SlicingSettings
@@ -227,7 +228,7 @@ class SlicingSteps:
             pages=pages,
             text_source=asked.text_source,
             size=size,
-            stderr_tail=run.stderr_tail[-MAX_STDERR_KEPT:],
+            stderr_tail=without_secrets(run.stderr_tail[-MAX_STDERR_KEPT:]),
         )
         record_program(ended)
         self.attempts.record(ended)

@@ -111,6 +111,14 @@ def test_a_long_last_line_is_cut_and_made_harmless() -> None:
     assert "\x1b" not in fault
 
 
+def test_what_a_program_says_at_its_end_is_told_without_the_secrets_in_it() -> None:
+    said = "refused: https://me:hunter2@ocr.example/?x=1 with OCR_API_KEY=abc123 and Bearer eyJabc"
+    for how in ({"exit_code": 1}, {"exit_code": None, "signal": signal.SIGSEGV}, {"stdout_bytes": 0}):
+        fault = str(fault_of(replace(ENDED_WELL, stderr_tail=f"one\n{said}\n", **how), BOUNDS, "the slicer"))
+        assert "ocr.example" in fault
+        assert not any(secret in fault for secret in ("hunter2", "abc123", "eyJabc"))
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.5, "0.5 s"), (90, "90 s"), (120, "2 min"), (880, "14 min 40 s"), (7200, "2 h"), (3601, "1 h 1 s")],
