@@ -18,7 +18,7 @@ from nightmill.slicing.faults import SlicingFault
 from nightmill.slicing.inspection import check_source
 from tests.supervised_pdfs import BOUNDS, MIB, Ending, put_through
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 CORPUS = Path(__file__).parents[2] / ".venv" / "pdf-corpus"
 AT_ONCE = 3
@@ -45,6 +45,7 @@ def test_one_in_eight_of_a_thousand_pdfs_of_others_ends_by_its_name_and_loses_no
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 def test_every_one_of_a_thousand_pdfs_of_others_ends_by_its_name_and_loses_no_page(tmp_path: Path) -> None:
     examine(corpus(), tmp_path)
 
