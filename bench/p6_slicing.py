@@ -173,9 +173,7 @@ async def with_temporal(around: System, sample: Sample, given: argparse.Namespac
 
         await one()
         single = [await one() for _ in range(given.rounds)]
-        print(
-            f"\none gazette, all in: {median(single):.1f} s, {max(single):.1f} s at most (target {TARGET_WALL})"
-        )
+        print(f"\none gazette, all in: {median(single):.1f} s, {max(single):.1f} s at most (target {TARGET_WALL})")
         if given.queued:
             busy, began = Busy([worker, around.server_pid]), time.monotonic()
             await asyncio.gather(*(one() for _ in range(given.queued)))
