@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,8 +19,11 @@ from nightmill.slicing.steps import SlicingSteps
 from nightmill.slicing.workplace import Tell
 
 PROGRESS_EVERY = 10.0
-"""Seconds between two signals of a program's progress at least: each is an event of the workflow's history. Heartbeats
+"""Seconds between two signals of a program's progress at first: each is an event of the workflow's history. Heartbeats
 tell it every second."""
+
+PROGRESS_SHARE = 30
+"""Later they are a thirtieth of its time so far apart: one that a profile lets run for a day sends 200 of them."""
 
 _OutcomeT = TypeVar("_OutcomeT", Inspection, ProgramOutcome)
 
@@ -75,6 +79,11 @@ async def _run(step: Callable[[ProgramInput, Tell], Awaitable[_OutcomeT]], asked
         await asyncio.gather(signals, return_exceptions=True)
 
 
+def pause_after(seconds: float) -> float:
+    """Return the seconds until the next signal of a program that has run so long: 10 up to 5 min, 120 at an hour."""
+    return max(PROGRESS_EVERY, seconds / PROGRESS_SHARE)
+
+
 class _Progress:
     """Carries a program's progress into heartbeats at once, and into the workflow now and then."""
 
@@ -93,6 +102,7 @@ class _Progress:
 
     async def signal(self) -> None:
         """Signal the workflow: the start at once, for its clock runs from there, then the latest every some seconds."""
+        began = time.monotonic()
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -103,4 +113,4 @@ class _Progress:
             except RPCError as error:
                 # The heartbeats tell it all the same, and start-to-close bounds the program without the job's clock.
                 activity.logger.warning("progress is not shown", extra={"reason": error.message})
-            await asyncio.sleep(PROGRESS_EVERY)
+            await asyncio.sleep(pause_after(time.monotonic() - began))

@@ -90,11 +90,6 @@ class BreakerRepository:
                 return row, wanted
         raise StorageUnavailable(f"breaker of {profile}: others have changed it {_TRIES} times meanwhile")
 
-    def transition(self, profile: str, number: int) -> BreakerTransitionRow | None:
-        """Return a change of a breaker, None where there was none of that number."""
-        with self.database.reading() as session:
-            return session.get(BreakerTransitionRow, (profile, number))
-
     def untold(self, profile: str | None = None) -> list[BreakerTransitionRow]:
         """Return the changes that operators have not been told of, in their order."""
         query = select(BreakerTransitionRow).where(col(BreakerTransitionRow.told_at).is_(None))

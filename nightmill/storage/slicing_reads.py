@@ -96,12 +96,6 @@ class SlicingReads:
         with self.database.reading() as session:
             return list(session.exec(query))
 
-    def counts(self) -> dict[SlicingStatus, int]:
-        """Return how many documents stand how; a status that none has is left out."""
-        query = select(SlicingRow.status, func.count(col(SlicingRow.key))).group_by(col(SlicingRow.status))
-        with self.database.reading() as session:
-            return {SlicingStatus(status): number for status, number in session.exec(query)}
-
     def oldest_running(self, now: datetime) -> timedelta | None:
         """Return for how long the slicing has been running that started first; None: none runs."""
         query = select(func.min(SlicingRow.started_at)).where(SlicingRow.status == SlicingStatus.SLICING)
