@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from nightmill.errors import NightmillError, PermanentError
@@ -36,3 +38,18 @@ def temporal_errors() -> Iterator[None]:
             next_retry_delay=getattr(error, "retry_after", None) or None,  # no pause at all would be a hot loop
             category=ApplicationErrorCategory.BENIGN,
         ) from None
+
+
+@contextmanager
+def handed_back_at_shutdown() -> Iterator[None]:
+    """Turn the cancel of an asynchronous activity into a failure that says so where its worker shuts down."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if activity.is_worker_shutdown():
+            raise ApplicationError(
+                "the worker shuts down; another one begins again",
+                type=WORKER_SHUTDOWN,
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None
+        raise

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.boundary import temporal_errors
+from activities.boundary import handed_back_at_shutdown, temporal_errors
 from nightmill import ids
 from nightmill.contracts import CanaryInput, CanaryOutcome, CanaryTurn, CanaryVerdict, SlicerBeat
 from nightmill.failpoints import fail_point
@@ -44,7 +44,7 @@ class HealthActivities:
     @activity.defn
     async def slice_canary(self, asked: CanaryInput) -> CanaryOutcome:
         """Slice the canary; a second run does so again."""
-        with temporal_errors():
+        with handed_back_at_shutdown(), temporal_errors():
             return await self.canaries.slice(asked.profile, _silent)
 
     @activity.defn

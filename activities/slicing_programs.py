@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError
 
 from activities import heartbeats
-from activities.boundary import WORKER_SHUTDOWN, temporal_errors
+from activities.boundary import handed_back_at_shutdown, temporal_errors
 from nightmill.contracts import Inspection, ProgramInput, ProgramOutcome, SlicerBeat
 from nightmill.slicing.steps import SlicingSteps
 from nightmill.slicing.workplace import Tell
@@ -64,16 +63,8 @@ async def _run(step: Callable[[ProgramInput, Tell], Awaitable[_OutcomeT]], asked
     progress = _Progress()
     signals = asyncio.create_task(progress.signal())
     try:
-        with temporal_errors():
+        with handed_back_at_shutdown(), temporal_errors():
             return await step(asked, progress.tell)
-    except asyncio.CancelledError:
-        if activity.is_worker_shutdown():
-            raise ApplicationError(
-                "the worker shuts down; another one begins again",
-                type=WORKER_SHUTDOWN,
-                category=ApplicationErrorCategory.BENIGN,
-            ) from None
-        raise
     finally:
         signals.cancel()
         await asyncio.gather(signals, return_exceptions=True)

@@ -44,6 +44,11 @@ def is_timeout(error: ActivityError) -> bool:
     return isinstance(error.cause, TemporalTimeout)
 
 
+def is_lost_worker(error: ActivityError) -> bool:
+    """Whether the activity's worker has fallen silent."""
+    return isinstance(error.cause, TemporalTimeout) and error.cause.type == TimeoutType.HEARTBEAT
+
+
 def is_worker_shutdown(error: ActivityError) -> bool:
     """Whether a worker that shuts down has handed the activity back."""
     return isinstance(error.cause, ApplicationError) and error.cause.type == WORKER_SHUTDOWN
@@ -54,7 +59,7 @@ def timeout_fault(error: ActivityError, limit: timedelta) -> Fault:
 
     That a worker was lost is no fault of the slicer's: a machine that is switched off would open the breaker.
     """
-    lost = isinstance(error.cause, TemporalTimeout) and error.cause.type == TimeoutType.HEARTBEAT
+    lost = is_lost_worker(error)
     after = f"timed out after {duration_text(limit)}, the time for one attempt"
     message = "timed out: its worker was lost while it ran" if lost else after
     return Fault(code=SlicingErrorCode.TIMED_OUT, message=message, retried=True, counts=not lost)

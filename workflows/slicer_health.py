@@ -21,6 +21,9 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import failures, policies
 
+CANARY_TRIES = 3
+"""Workers that may be lost with one canary, before that is taken for the slicer's doing."""
+
 
 @workflow.defn(name="SlicerHealth", failure_exception_types=[TypeError])
 class SlicerHealth:
@@ -86,18 +89,24 @@ class SlicerHealth:
         )
 
     async def _slice(self, profile: str, turn: CanaryTurn) -> CanaryOutcome:
+        """Return what the canary came to; that its worker was lost, or shut down, says nothing of the slicer."""
         self._try_now = False
         assert turn.token is not None  # noqa: S101 - the caller has looked
-        try:
-            return await workflow.execute_activity_method(
-                HealthActivities.slice_canary,
-                CanaryInput(profile=profile, token=turn.token),
-                **policies.program(turn, turn.timeout, "slice the canary"),
-            )
-        except ActivityError as error:
-            if workflow.cancellation_reason() is not None:
-                raise asyncio.CancelledError from error
-            return CanaryOutcome(profile=profile, passed=False, message=failures.reason_of(error))
+        for _ in range(CANARY_TRIES):
+            try:
+                return await workflow.execute_activity_method(
+                    HealthActivities.slice_canary,
+                    CanaryInput(profile=profile, token=turn.token),
+                    **policies.program(turn, turn.timeout, "slice the canary"),
+                )
+            except ActivityError as error:
+                if workflow.cancellation_reason() is not None:
+                    raise asyncio.CancelledError from error
+                outcome = CanaryOutcome(profile=profile, passed=False, message=failures.reason_of(error))
+                if not (failures.is_lost_worker(error) or failures.is_worker_shutdown(error)):
+                    break
+            await workflow.sleep(policies.AFTER_SHUTDOWN, summary="before the canary is sliced again")
+        return outcome
 
     async def _judge(self, profile: str, token: str, outcome: CanaryOutcome) -> CanaryVerdict:
         return await workflow.execute_activity_method(
