@@ -19,7 +19,6 @@ NUMBER_SIGN = r"(?:N[úuÚU]MEROS?|N[úu]meros?|N[OoºÓó°*]s?\s?[.,]?[°º]?|
 NUMBER = r"[A-Z0-9ÁÉÍÓÚÑ]{0,12}(?:\s?[-\u2013/.]\s?[A-Z0-9ÁÉÍÓÚÑ]{1,12}){0,6}"
 """An act's number: `46-2014`, `PCM-081-2014`, `001-SEDIS-2017`, `50-2/2016`. It is asked for a digit elsewhere."""
 
-_HAS_DIGIT = re.compile(r"\d")
 _TOKENS = re.compile(r"[a-z0-9ñ]+")
 _ID = re.compile(r"[A-Za-zÑñ]{0,10}[-/.]?\d[\dA-Za-zÑñ]*(?:\s?[-\u2013/.]\s?[\dA-Za-zÑñ]+)*")
 _SIGN = re.compile(NUMBER_SIGN + r"\s*:?\s*(?=\S*\d)")
