@@ -19,6 +19,7 @@ from nightmill.contracts import (
     PageRange,
     ProgramInput,
     ProgramOutcome,
+    SlicingErrorCode,
     SlicingEstimate,
     SlicingRef,
 )
@@ -51,6 +52,16 @@ if TYPE_CHECKING:
 
 _COUNTED = frozenset({"pages", "slice", "metadata"})
 """Steps whose programs are the job's own: its time runs from the first of them."""
+
+_TOO_HARD = frozenset(
+    {
+        SlicingErrorCode.OUT_OF_MEMORY,
+        SlicingErrorCode.WALL_CLOCK,
+        SlicingErrorCode.CPU_CLOCK,
+        SlicingErrorCode.PROGRAM_KILLED,
+    }
+)
+"""What a document does to whoever opens it, before a slicer has seen it: no reason to keep others from slicers."""
 
 MAX_STDERR_KEPT = 65_536
 """Characters of the end of standard error that are kept with an attempt."""
@@ -94,7 +105,8 @@ class SlicingSteps:
                 found = await in_thread(read_inspection, run.stdout, max_pages=self.settings.max_pages)
                 size = place.size
         except SlicingFault as error:
-            return Inspection(fault=error.fault())
+            fault = error.fault()
+            return Inspection(fault=fault.model_copy(update={"counts": fault.counts and fault.code not in _TOO_HARD}))
         await in_thread(self.slicings.inspected, asked.ref, page_count=found.page_count, text_source=found.text_source)
         profile = find_profile(self.settings, asked.ref.profile)
         chunks: Sequence[PageRange] = ()
