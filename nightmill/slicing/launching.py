@@ -135,8 +135,8 @@ def _bound(limits: Mapping[int, tuple[int, int]]) -> None:
         file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(file, b"1000")
         os.close(file)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores them, and programs inherit that
+    for number in set(range(1, signal.SIGSYS + 1)) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)  # what Python, or whoever started the worker, ignores is inherited
     for limit, (soft, hard) in limits.items():
         _, most = resource.getrlimit(limit)
         if most != resource.RLIM_INFINITY:

@@ -64,6 +64,12 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def children() -> set[int]:
+    """Return the children of this process; other tests have servers that stay."""
+    us = os.getpid()
+    return {one.pid for one in process_tree.descendants(us) if one.parent == us}
+
+
 @both
 def test_a_program_gets_its_bounds_a_clean_environment_and_nothing_of_ours(
     folder: Path, level: Level, monkeypatch: pytest.MonkeyPatch
@@ -167,12 +173,13 @@ def test_a_program_that_cannot_be_executed_is_missing(folder: Path, level: Level
         (str(folder),),
         (str(script(folder, "#!/nonexistent/interpreter\n")),),
     )
+    before = children()
     for command in runs:
         with pytest.raises(ProgramMissing, match=command[0]):
             run(level, replace(program, command=command))
     with pytest.raises(ProgramMissing, match="/nonexistent/data"):
         run(level, replace(program, readable=(Path("/nonexistent/data"),)))
-    assert process_tree.descendants(os.getpid()) == []
+    assert children() == before
 
 
 @both
@@ -197,6 +204,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(folder: Path) -> None:
 @both
 def test_a_canceled_program_is_gone_before_its_caller_hears_of_it(folder: Path, level: Level) -> None:
     name = new_name()
+    before = children()
 
     async def cancel() -> timedelta:
         task = await started(level, hostile("waits_with_children", folder, name), until="ignores_signals")
@@ -211,7 +219,7 @@ def test_a_canceled_program_is_gone_before_its_caller_hears_of_it(folder: Path, 
         return timedelta(seconds=time.monotonic() - since)
 
     assert asyncio.run(cancel()) <= BOUNDS.grace + timedelta(seconds=5)  # a hundredth of it, unless others work here
-    assert process_tree.descendants(os.getpid()) == []
+    assert children() == before
 
 
 @both
@@ -253,11 +261,12 @@ def test_a_blocked_worker_stops_no_clock(folder: Path, level: Level) -> None:
 @both
 def test_a_killed_supervisor_takes_its_program_along(folder: Path, level: Level) -> None:
     name = new_name()
+    before = children()
 
     async def kill() -> ProgramRun:
         task = await started(level, hostile("waits_with_children", folder, name), until="ignores_signals")
-        supervisor = next(one for one in process_tree.descendants(os.getpid()) if one.parent == os.getpid())
-        os.kill(supervisor.pid, signal.SIGKILL)
+        (supervisor,) = children() - before
+        os.kill(supervisor, signal.SIGKILL)
         return await task
 
     ended = asyncio.run(kill())
