@@ -122,11 +122,8 @@ class DocumentSlicing:
         self._programs = ProgramAttempts(self._ref, self._wait)
         self._programs.clock.limit = terms.job_timeout
         job = asyncio.create_task(self._slice(terms, self._programs))
-        try:
-            if await self._ends_in_time(job, self._programs):
-                return job.result()
-        finally:
-            await _end([job])
+        if await _and_end([job], self._ends_in_time(job, self._programs)):
+            return job.result()
         limit = duration_text(terms.job_timeout)
         fault = Fault(
             code=SlicingErrorCode.TIMED_OUT,
@@ -204,15 +201,9 @@ class DocumentSlicing:
             return read if isinstance(read, Fault) else None
 
         chunks = [asyncio.create_task(read(chunk)) for chunk in asked.chunks]
-        try:
-            for chunk in workflow.as_completed(chunks):
-                fault = await chunk
-                if fault is not None:
-                    return fault
-        finally:
-            await _end(chunks)
-            self._beats.clear()
-        return None
+        fault = await _and_end(chunks, _first_fault(chunks))
+        self._beats.clear()
+        return fault
 
     async def _read(self, terms: SlicingTerms, asked: ProgramInput, chunk: PageRange, attempt: int) -> ProgramOutcome:
         return await workflow.execute_activity_method(
@@ -305,6 +296,29 @@ async def _whatever_comes(steps: Coroutine[Any, Any, _T]) -> _T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         return await task
+
+
+async def _first_fault(chunks: Sequence[asyncio.Task[Fault | None]]) -> Fault | None:
+    """Return what kept the first one from being read that could not be; None once all are read."""
+    for chunk in workflow.as_completed(chunks):
+        fault = await chunk
+        if fault is not None:
+            return fault
+    return None
+
+
+async def _and_end(tasks: Sequence[asyncio.Task[Any]], wait: Coroutine[Any, Any, _T]) -> _T:
+    """Return what `wait` returns, or raise what it raises, when the tasks have ended, by a cancel if need be.
+
+    Without `finally`: that also runs when a worker drops the run from its cache, and then nothing is to be done.
+    """
+    try:
+        found = await wait
+    except (Exception, asyncio.CancelledError):
+        await _end(tasks)
+        raise
+    await _end(tasks)
+    return found
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -96,7 +96,11 @@ class ProgramAttempts:
             self._scheduled.add(program)
             try:
                 outcome = await start(program[2])
+            except asyncio.CancelledError:
+                self._over(program)
+                raise
             except ActivityError as error:
+                self._over(program)
                 if _is_over() or workflow.cancellation_reason() is not None or failures.is_canceled(error):
                     raise asyncio.CancelledError from error
                 if failures.is_timeout(error):
@@ -105,16 +109,19 @@ class ProgramAttempts:
                 if failures.is_permanent(error) or tries > len(policies.AFTER_OUTAGE):
                     return failures.last_fault(error)
             else:
+                self._over(program)
                 if _is_over():
                     raise asyncio.CancelledError
                 return outcome
-            finally:
-                self._scheduled.discard(program)
-                self._started.discard(program)
-                if not self._started:  # others may be in the queue, and that costs nothing
-                    self.clock.pause(workflow.now())
             pause = policies.AFTER_OUTAGE[tries - 1] if tries else policies.AFTER_SHUTDOWN
             await workflow.sleep(pause, summary="before the attempt is made again")
+
+    def _over(self, program: _Program) -> None:
+        # Not in a `finally`: that also runs when a worker drops the run from its cache, where no workflow's time is.
+        self._scheduled.discard(program)
+        self._started.discard(program)
+        if not self._started:  # others may be in the queue, and that costs nothing
+            self.clock.pause(workflow.now())
 
     async def _pass_breaker(self) -> None:
         """Return when the profile's breaker is closed; until then the slicing is parked.
