@@ -90,6 +90,8 @@ NEIGHBOURS = {
     "slicing.uploaded",
     "slicing.finished",
     "notice.begun",
+    "slicing.opened",
+    "slicing.swept",
 }
 # Twice is another state where both attempts are lost, and at the mail.
 TWICE = {"slicing.half_uploaded", "notice.sent"}

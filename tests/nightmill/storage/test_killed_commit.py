@@ -39,15 +39,16 @@ db.close()
 @pytest.mark.system
 @pytest.mark.kill
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["every-fourth", "every"])
 def test_a_kill_at_any_write_of_a_commit_leaves_rows_and_position_together(
-    sqlite_url: str, store_part: Any, tmp_path: Path
+    sqlite_url: str, store_part: Any, tmp_path: Path, step: int
 ) -> None:
     db = open_database(sqlite_url, DatabaseSettings())
     store_part(db, *(f"r{n}" for n in range(PAGES * ROWS)))
     db.close()
     prepared = Path(sqlite_url.removeprefix("sqlite:///"))
     seen: set[int] = set()
-    for write in range(1, 1_000):
+    for write in range(1, 1_000, step):
         path = tmp_path / f"{write}.db"
         shutil.copyfile(prepared, path)
         traced = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64"]
