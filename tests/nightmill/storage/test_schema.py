@@ -32,7 +32,9 @@ def test_the_migrated_schema_is_what_the_models_say(database: Database) -> None:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
         tables = set(inspect(session.connection()).get_table_names()) - {"alembic_version"}
-    assert tables == set(SQLModel.metadata.tables) >= {"batches", "outcomes", "documents", "hosts", "crawls", "slicings"}
+    assert (
+        tables == set(SQLModel.metadata.tables) >= {"batches", "outcomes", "documents", "hosts", "crawls", "slicings"}
+    )
 
 
 def test_each_version_can_be_taken_back(empty_url: str) -> None:
