@@ -165,7 +165,29 @@ def recoveries(
     return {case: pool.submit(recover, case, temporal_server, folder / str(case), migrated_sqlite) for case in selected}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Hardly another state than at the point before or after.
+NEIGHBOURS = {
+    "prepare.stored",
+    "upload.intent_saved",
+    "upload.saved",
+    "poll.asked",
+    "cancel.saved",
+    "harvest.start",
+    "harvest.end",
+    "harvest.filled",
+    "clean_up.done",
+    "round.start",
+    "deliver.start",
+}
+
+
+def marked(case: Case) -> list[pytest.MarkDecorator]:
+    """Leave the neighbours to the long run."""
+    is_neighbour = case.point in NEIGHBOURS and case == Case(case.point)
+    return [pytest.mark.slow] if is_neighbour else []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=marked(case)) for case in CASES], ids=str)
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     recoveries: dict[Case, Future[Recovery]], case: Case
 ) -> None:
