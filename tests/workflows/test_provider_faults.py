@@ -260,6 +260,7 @@ async def test_an_unknown_status_word_reads_as_in_progress(lane: Lane) -> None:
     lane.assert_once()
 
 
+@pytest.mark.slow
 @in_a_lane
 async def test_a_huge_status_does_not_fill_the_worker_s_memory(lane: Lane) -> None:
     lane.sandbox.add_faults(Fault("status", operation="batches.get", status=200, body="huge"))

@@ -81,6 +81,7 @@ def test_dev_runs_batches_and_leaves_no_process_behind(dev: Any, cli: Cli, tmp_p
     assert [pid for pid, _ in below if is_alive(pid)] == []
 
 
+@pytest.mark.slow
 def test_the_crash_of_a_part_is_said_and_ends_everything(dev: Any) -> None:
     running, _, _ = dev
     below = processes_below(running.pid)
