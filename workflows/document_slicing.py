@@ -230,7 +230,8 @@ class DocumentSlicing:
         """Write how it ended, tell those who asked, and delete what nobody needs any more."""
         finished = await self._write(done)
         summary = finished.summary
-        self._show(status=summary.status, phase="ended", message=summary.message)
+        page = self._progress.page if done.result is None else self._progress.of
+        self._show(status=summary.status, phase="ended", page=page, message=summary.message)
         story.show_slicing(summary)
         story.upsert(story.STATUS.value_set(summary.status.value))
         await asyncio.gather(*(self._notify(number) for number in range(finished.notices)))
