@@ -63,10 +63,13 @@ def capabilities() -> str | None:
 
 def main(port: int, udp_port: int, secret: str, host_pid: int) -> dict[str, object]:
     beside = Path(secret)
+    root = "root"
     harmless: dict[str, Callable[[], object]] = {
         "read the secret": beside.read_text,
-        "read the secret through its init": lambda: Path(f"/proc/1/root/{secret}").read_text(),
-        "read the secret through the worker": lambda: Path(f"/proc/{host_pid}/root/{secret}").read_text(),
+        "read the secret through its init": lambda: Path(f"/proc/1/{root}{secret}").read_text(),
+        "read the secret through the worker": lambda: Path(
+            "/proc", str(host_pid), "root", secret.lstrip("/")
+        ).read_text(),
         "list the secret's folder": lambda: [name for name in listing(str(beside.parent)) if "secret" in name],
         "read the users": lambda: Path("/etc/passwd").read_text(),
         "read the host's name": lambda: None if socket.gethostname() == "slicer" else socket.gethostname(),
