@@ -177,6 +177,7 @@ def _probe(isolation: Isolation) -> str | None:
                 capture_output=True,
                 timeout=PROBE_TIMEOUT,
                 env={"PATH": "/usr/bin:/bin"},
+                cwd=folder,
                 start_new_session=True,
                 check=False,
             )

@@ -63,7 +63,9 @@ def _writing() -> list[str]:
     found = []
     for folder in ("/", "/usr", "/etc", "/dev"):
         with contextlib.suppress(OSError):
-            Path(folder, "nightmill-probe").mkdir()
+            place = Path(folder, "nightmill-probe")
+            place.mkdir()
+            place.rmdir()  # what calls itself bubblewrap may run this on the machine itself
             found.append(f"{folder} can be written to inside")
     try:
         Path("written").write_text("x")
