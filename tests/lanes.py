@@ -113,7 +113,7 @@ class Lane:
         assert len(keys) == len(set(keys)) == batches
 
 
-async def until(check: Callable[[], Any], *, within: timedelta = timedelta(seconds=30)) -> Any:
+async def until(check: Callable[[], Any], *, within: timedelta = timedelta(seconds=90)) -> Any:
     """Return the first true answer of `check`."""
     async with asyncio.timeout(within.total_seconds()):
         while not (answer := check()):

@@ -104,7 +104,7 @@ async def test_an_upload_that_meets_a_cloud_error_is_sent_again(lane: Lane) -> N
 
 @in_a_lane
 async def test_a_batch_that_is_not_known_right_after_its_creation_is_asked_for_again(lane: Lane) -> None:
-    lane.sandbox.add_faults(Fault("hide", operation="batches.create", seconds=1.5))
+    lane.sandbox.add_faults(Fault("hide", operation="batches.create", seconds=6))
     assert (await lane.run()).completed == 5
     assert 404 in [entry["status"] for entry in lane.asked("batches.get")]
     lane.assert_once()
