@@ -81,6 +81,13 @@ SLICING_POINTS = (
     "breaker.half_released",
 )
 
+RECOVERY_POINTS = (
+    "repair.found",
+    "repair.recorded",
+    "repair.done",
+    "repair.saved",
+)
+
 _ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")
 
 

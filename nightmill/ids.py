@@ -24,6 +24,9 @@ _PROFILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 SYNC_SWEEP_SCHEDULE = "nightmill-sync-sweep"
 CANARY_SCHEDULE = "nightmill-canary"
+RECONCILER_SCHEDULE = "nightmill-reconciler"
+EXPIRY_SCHEDULE = "nightmill-expiry"
+AUDIT_SCHEDULE = "nightmill-audit"
 
 ACCOUNT_ATTRIBUTE = "NightmillAccount"
 TRIGGER_ATTRIBUTE = "NightmillTrigger"

@@ -205,6 +205,7 @@ class Stack:
             "NIGHTMILL_SLICING__TASK_QUEUE": f"{self.task_queue}-slicing",
             "NIGHTMILL_SLICING__ISOLATION": "process",
             "NIGHTMILL_SLICING__CANARY": "false",
+            "NIGHTMILL_RECONCILER__SCHEDULES": "false",
             "TEMPORAL_ADDRESS": self.server.address,
         }
         for name, url in self.sandbox.base_urls.items():

@@ -22,6 +22,7 @@ from nightmill.contracts import Duration
 from nightmill.errors import NotConfigured
 from nightmill.ids import TASK_QUEUE
 from nightmill.settings.base import Section
+from nightmill.settings.recovery import ReconcilerSettings
 from nightmill.settings.slicing import SlicingSettings
 
 
@@ -271,6 +272,7 @@ class Settings(BaseSettings):
     slicing: SlicingSettings = SlicingSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
+    reconciler: ReconcilerSettings = ReconcilerSettings()
     worker: WorkerSettings = WorkerSettings()
 
     @model_validator(mode="before")

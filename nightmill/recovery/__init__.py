@@ -1,0 +1,1 @@
+"""Finding what is stuck, and deciding what repairs it. What carries that out, on Temporal, is in `activities`."""
