@@ -5,8 +5,8 @@ from sqlmodel import SQLModel
 
 import nightmill.storage.document_models
 import nightmill.storage.models
-import nightmill.storage.recovery_models  # noqa: F401 - all of these fill the metadata
-import nightmill.storage.slicing_models  # noqa: F401
+import nightmill.storage.recovery_models
+import nightmill.storage.slicing_models  # noqa: F401 - all of these fill the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
