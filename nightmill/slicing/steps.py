@@ -33,11 +33,11 @@ from nightmill.slicing.profiles import find_profile
 from nightmill.slicing.programs import DISK_FACTOR
 from nightmill.slicing.results import read_result, with_checks
 from nightmill.slicing.stored_results import write_result
-from nightmill.slicing.threads import in_thread
 from nightmill.slicing.workplace import LOOK, Tell, Workplace, Workshop
 from nightmill.storage.slicing_attempts import NewAttempt
 from nightmill.telemetry import record_program, redacted
 from nightmill.telemetry.redaction import without_secrets
+from nightmill.threads import in_thread
 
 if TYPE_CHECKING:
     from nightmill.settings.slicing import SlicingSettings

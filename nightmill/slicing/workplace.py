@@ -14,7 +14,7 @@ from nightmill.contracts import SlicerBeat
 from nightmill.slicing.inspection import check_source
 from nightmill.slicing.outcome import fault_of
 from nightmill.slicing.programs import Bounds, Program, ProgramRun, ProgramRunner
-from nightmill.slicing.threads import in_thread
+from nightmill.threads import in_thread
 
 if TYPE_CHECKING:
     from nightmill.settings.slicing import SlicingSettings

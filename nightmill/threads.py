@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_THREADS = ThreadPoolExecutor(128, thread_name_prefix="program")
+_THREADS = ThreadPoolExecutor(128, thread_name_prefix="blocking")
 """Not the event loop's own threads, of which a machine with two cores has six: what waits for a slow storage here would
 keep the heartbeats of other activities waiting there. Made when needed; a worker runs 64 programs at most."""
 
