@@ -45,6 +45,7 @@ from nightmill.web.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from nightmill.providers.base import BatchProvider
+    from nightmill.recovery.parts import RecoveryParts
     from nightmill.settings import Settings
     from nightmill.slicing.parts import SlicingParts
 
@@ -229,6 +230,13 @@ class Assembly:
         from nightmill.slicing.parts import SlicingParts
 
         return SlicingParts(self.settings, self.database, self.files, self.outgoing, self.notifier)
+
+    @cached_property
+    def recovery(self) -> RecoveryParts:
+        """What recovery is made of."""
+        from nightmill.recovery.parts import RecoveryParts
+
+        return RecoveryParts(self)
 
     @cached_property
     def outgoing(self) -> Outgoing:

@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
         Counts,
         CrawlProgress,
         Progress,
+        ReconcileSummary,
         SlicingProgress,
         SlicingStatus,
         SlicingSummary,
@@ -121,6 +122,21 @@ def show_sync(outcome: SyncOutcome) -> None:
     if outcome.link is not None:
         rows.append(("link", outcome.link))
     rows += [("account", outcome.account or ""), ("attempts", str(outcome.attempt))]
+    _write(rows)
+
+
+def show_tick(summary: ReconcileSummary) -> None:
+    """Write what a reconciler or an expiry sweep has found and done, as Markdown."""
+    found = ", ".join(f"{count:,} {finding}" for finding, count in sorted(summary.findings.items()))
+    rows = [
+        ("candidates", f"{summary.candidates:,}"),
+        ("found", found or "nothing"),
+        ("would be repaired" if summary.dry_run else "repaired", f"{summary.repaired:,}"),
+        ("failed", f"{summary.failed:,}"),
+    ]
+    if summary.queues_without_worker:
+        rows.append(("no worker on", ", ".join(summary.queues_without_worker)))
+    rows += [(f"{each.subject} {each.id}", f"{each.finding}: {each.action}") for each in summary.repairs[:20]]
     _write(rows)
 
 

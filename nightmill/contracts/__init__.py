@@ -50,6 +50,7 @@ from nightmill.contracts.recovery import (
     RepairView,
     Source,
     Subject,
+    TickRecord,
 )
 from nightmill.contracts.slicing import (
     EntryProblem,
@@ -221,6 +222,7 @@ __all__ = [
     "SyncStep",
     "TakeInput",
     "TextSource",
+    "TickRecord",
     "Tokens",
     "Trigger",
     "WebhookHandler",

@@ -233,3 +233,17 @@ class QueueLook(Outcome):
 
     without_worker: tuple[str, ...] = ()
     per_tick: int = 10_000
+
+
+class TickRecord(Contract):
+    """What is recorded of a tick.
+
+    Attributes:
+        workflow: `Reconciler` or `ExpirySweep`.
+        summary: What was found and done.
+        told_without_worker: Task queues of which operators were told before.
+    """
+
+    workflow: str
+    summary: ReconcileSummary
+    told_without_worker: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ Metrics go to the meter provider that the process has set; without one they cost
 """
 
 from nightmill.telemetry.logs import JsonFormatter, TextFormatter, set_up_logging
+from nightmill.telemetry.recovery import record_finding, record_repair, record_tick
 from nightmill.telemetry.redaction import redacted
 from nightmill.telemetry.slicings import SlicingMetrics, observe_slicings, record_program, record_slicing
 from nightmill.telemetry.syncs import record_sync
@@ -13,9 +14,12 @@ __all__ = [
     "SlicingMetrics",
     "TextFormatter",
     "observe_slicings",
+    "record_finding",
     "record_program",
+    "record_repair",
     "record_slicing",
     "record_sync",
+    "record_tick",
     "redacted",
     "set_up_logging",
 ]

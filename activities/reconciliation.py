@@ -1,0 +1,121 @@
+"""The steps of the reconciler and of the expiry sweep: look at a page of candidates, and repair what needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from activities.boundary import temporal_errors
+from activities.executions import Executions
+from activities.heartbeats import tell
+from activities.repairing import Handled, Repairer
+from nightmill import telemetry
+from nightmill.contracts import (
+    MOST_REPAIRS_SHOWN,
+    PageOutcome,
+    QueueLook,
+    ReconcilePage,
+    Source,
+    TickRecord,
+)
+from nightmill.recovery.model import Candidate, Here
+from nightmill.recovery.parts import RecoveryParts
+from nightmill.settings import ReconcilerSettings
+from nightmill.threads import in_thread
+
+AT_ONCE = 8
+"""Candidates looked at at the same time: Temporal's answers take longer than our questions."""
+
+
+@dataclass(frozen=True)
+class ReconcileActivities:
+    """Find and repair what is stuck.
+
+    Attributes:
+        repairer: Repairs one candidate.
+        parts: Candidates and records.
+        executions: Temporal.
+        settings: How late is late.
+        build: This worker's build id.
+        queues: The task queues that somebody should listen to.
+    """
+
+    repairer: Repairer
+    parts: RecoveryParts
+    executions: Executions
+    settings: ReconcilerSettings
+    build: str
+    queues: tuple[str, ...]
+
+    @activity.defn
+    async def look_at_queues(self) -> QueueLook:
+        """Find the task queues that nobody listens to; only reads."""
+        idle = await self.executions.idle_queues(self.queues)
+        return QueueLook(without_worker=tuple(sorted(idle)), per_tick=self.settings.per_tick)
+
+    @activity.defn
+    async def reconcile_page(self, page: ReconcilePage) -> PageOutcome:
+        """Look at a page of candidates and repair them; a second run finds what the first one recorded."""
+        with temporal_errors():
+            found, after = await self._candidates(page)
+            past = await in_thread(self.parts.repairs.past, [each.workflow_id for each in found])
+            here = Here(
+                now=datetime.now(UTC),
+                build=self.build,
+                grace=self.settings.grace,
+                spacing=self.settings.spacing,
+                expiry_margin=self.settings.expiry_margin,
+                idle_queues=await self.executions.idle_queues(self.queues) if found else frozenset(),
+                expires=page.source is Source.PAST_DEADLINE,
+            )
+            gate, done = asyncio.Semaphore(AT_ONCE), 0
+
+            async def handle(candidate: Candidate) -> Handled:
+                nonlocal done
+                async with gate:
+                    handled = await self.repairer.handle(
+                        candidate, past.get(candidate.workflow_id, []), here, tick=page.tick, dry_run=page.dry_run
+                    )
+                done += 1
+                tell({"source": page.source.value, "done": done, "of": len(found)})
+                return handled
+
+            return _outcome(await asyncio.gather(*(handle(each) for each in found)), after)
+
+    async def _candidates(self, page: ReconcilePage) -> tuple[list[Candidate], str | None]:
+        """Return a page, and where the next one begins, if there may be one."""
+        if page.source is Source.PROBLEMS:
+            return await self.executions.problems(page.after, page.limit)
+        found = await in_thread(
+            self.parts.candidates.page, page.source, after=page.after, limit=page.limit, now=datetime.now(UTC)
+        )
+        return found, found[-1].after if len(found) == page.limit else None
+
+    @activity.defn
+    def record_tick(self, record: TickRecord) -> None:
+        """Write the tick's one log record, and tell operators of queues that nobody listens to."""
+        summary = record.summary
+        telemetry.record_tick(record.workflow, summary.duration)
+        shown = summary.model_dump(mode="json", exclude={"repairs", "go_on"})
+        activity.logger.info("tick", extra={"workflow": record.workflow, **shown})
+        for queue in set(summary.queues_without_worker) - set(record.told_without_worker):
+            self.parts.alarms.without_worker(queue)
+
+
+def _outcome(handled: Sequence[Handled], after: str | None) -> PageOutcome:
+    views = [each.view for each in handled if each.view is not None]
+    failed = sum(each.failed for each in handled)
+    return PageOutcome(
+        after=after,
+        candidates=len(handled),
+        findings=dict(Counter(each.finding for each in handled if each.finding is not None)),
+        repaired=len(views),
+        failed=failed,
+        skipped=len(handled) - len(views) - failed,
+        repairs=tuple(views[:MOST_REPAIRS_SHOWN]),
+    )

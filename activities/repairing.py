@@ -1,0 +1,290 @@
+"""One candidate: look at its workflow, decide, record, repair, record.
+
+The order is what makes it safe to be killed anywhere, and to be run by two at once. A repair is recorded before it is
+carried out, under an epoch that nobody else can record; right before the call the run is compared with the one that was
+looked at; and a record that a dead reconciler left is settled by a look, never by repeating the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from nightmill.recovery.decisions import decide
+from nightmill.storage.repairs import Intent
+from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
+
+from nightmill import telemetry
+from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
+from nightmill.failpoints import fail_point
+from nightmill.recovery.alarms import names_of
+from nightmill.recovery.model import Candidate, Decision, Here, RunState, Seen
+from nightmill.threads import in_thread
+
+if TYPE_CHECKING:
+    from activities.executions import Executions
+    from activities.other_repairs import OtherRepairs
+    from nightmill.recovery.parts import RecoveryParts
+    from nightmill.storage.batches import BatchRepository
+    from nightmill.storage.recovery_models import RepairRow
+
+IN_FLIGHT = timedelta(seconds=60)
+"""How long a repair that was recorded may still be carried out by whoever recorded it: a call takes 10 s at most."""
+
+CARRIED_OUT_WITHIN = timedelta(seconds=30)
+"""A reconciler that was held up for longer between its record and its call does not make the call any more."""
+
+_SUPERSEDES = frozenset({Action.RESET, Action.START_AFRESH, Action.START})
+
+_REFUSED = frozenset(
+    {
+        RPCStatusCode.INVALID_ARGUMENT,
+        RPCStatusCode.NOT_FOUND,
+        RPCStatusCode.FAILED_PRECONDITION,
+        RPCStatusCode.PERMISSION_DENIED,
+        RPCStatusCode.UNAUTHENTICATED,
+        RPCStatusCode.UNIMPLEMENTED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+"""Answers by which a call certainly had no effect; after any other failure that is not known."""
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What came of one candidate.
+
+    Attributes:
+        finding: What was found; None where it could not be looked at.
+        view: The repair, if there was one.
+        failed: Whether it could not be looked at or repaired.
+    """
+
+    finding: Finding | None = None
+    view: RepairView | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Repairer:
+    """Repairs candidates, one at a time; many of them may run at once.
+
+    Attributes:
+        parts: Records, closings, alarms.
+        batches: The records of batches.
+        executions: Temporal.
+        others: Repairs of documents and slicings.
+    """
+
+    parts: RecoveryParts
+    batches: BatchRepository
+    executions: Executions
+    others: OtherRepairs
+
+    async def handle(
+        self, candidate: Candidate, past: Sequence[RepairRow], here: Here, *, tick: str, dry_run: bool
+    ) -> Handled:
+        """Look, decide and repair; whatever goes wrong is recorded, told, and no matter of the other candidates'."""
+        try:
+            return await self._handle(candidate, past, here, tick=tick, dry_run=dry_run)
+        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
+            return await self._failed(candidate, error, here, tick=tick, dry_run=dry_run)
+
+    async def _handle(
+        self, candidate: Candidate, past: Sequence[RepairRow], here: Here, *, tick: str, dry_run: bool
+    ) -> Handled:
+        if not dry_run:
+            past = await self._settle_leftovers(candidate, past, here)
+        seen = await self.executions.look(candidate.workflow_id)
+        if seen is not None and _needs_diagnosis(seen, past, here):
+            seen = await self.executions.diagnose(candidate.workflow_id, seen)
+        decision = decide(candidate, seen, past, here)
+        telemetry.record_finding(candidate.subject, decision.finding)
+        if decision.action is None:
+            return Handled(decision.finding)
+        fail_point("repair.found")
+        if dry_run:
+            return Handled(decision.finding, _view(candidate, decision, seen, None))
+        return await self._repair(candidate, decision, seen, here, tick)
+
+    async def _settle_leftovers(
+        self, candidate: Candidate, past: Sequence[RepairRow], here: Here
+    ) -> Sequence[RepairRow]:
+        """Find out what came of repairs whose reconciler died, and return the repairs as they are then."""
+        left = [row for row in past if row.state is RepairState.ASKED and here.now - row.asked_at > IN_FLIGHT]
+        if not left:
+            return past
+        present = await self.executions.present_run(candidate.workflow_id)
+        for row in left:
+            assert row.key is not None  # noqa: S101 - a loaded row has its key
+            if row.action in _SUPERSEDES and present is not None and present != row.run_id:
+                await in_thread(self.parts.repairs.done, row.key, new_run_id=present, now=here.now)
+            else:
+                reason = "its reconciler died before it was carried out, or what it did can be done again"
+                await in_thread(self.parts.repairs.void, row.key, reason, now=here.now)
+        return (await in_thread(self.parts.repairs.past, [candidate.workflow_id])).get(candidate.workflow_id, [])
+
+    async def _repair(
+        self, candidate: Candidate, decision: Decision, seen: Seen | None, here: Here, tick: str
+    ) -> Handled:
+        assert decision.action is not None  # noqa: S101 - the caller has seen to it
+        repairs = self.parts.repairs
+        asked_at = datetime.now(UTC)
+        intent = Intent(
+            subject=candidate.subject,
+            subject_id=candidate.id,
+            workflow_id=candidate.workflow_id,
+            epoch=decision.epoch,
+            finding=decision.finding,
+            action=decision.action,
+            reason=decision.reason,
+            run_id=seen.run_id if seen else None,
+            build=here.build,
+            tick=tick,
+        )
+        key = await in_thread(repairs.intend, intent, now=asked_at)
+        if key is None:
+            return Handled(Finding.BEING_REPAIRED)
+        fail_point("repair.recorded")
+        present = await self.executions.present_run(candidate.workflow_id)
+        if present != (seen.run_id if seen else None) or datetime.now(UTC) - asked_at > CARRIED_OUT_WITHIN:
+            await in_thread(repairs.void, key, "the run is another one by now", now=datetime.now(UTC))
+            return Handled(Finding.HEALTHY)
+        try:
+            new_run, event_id = await self._carry_out(candidate, decision, seen)
+        except RPCError as error:
+            if error.status not in _REFUSED:
+                raise _Unknown(error) from error
+            await in_thread(repairs.failed, key, str(error), now=datetime.now(UTC))
+            raise
+        except Exception as error:
+            await in_thread(repairs.failed, key, str(error), now=datetime.now(UTC))
+            raise
+        fail_point("repair.done")
+        await in_thread(
+            repairs.done, key, new_run_id=new_run, event_id=event_id, reason=decision.reason, now=datetime.now(UTC)
+        )
+        fail_point("repair.saved")
+        telemetry.record_repair(candidate.subject, decision.action, RepairState.DONE)
+        view = _view(candidate, decision, seen, RepairState.DONE, new_run)
+        activity.logger.warning(
+            "repaired",
+            extra={**names_of(candidate), "finding": decision.finding.value, "action": decision.action.value},
+        )
+        return Handled(decision.finding, view)
+
+    async def _carry_out(
+        self, candidate: Candidate, decision: Decision, seen: Seen | None
+    ) -> tuple[str | None, int | None]:
+        """Do it; return the run that goes on, if it is another one, and where the old one's history was cut."""
+        match decision.action:
+            case Action.RESET if seen is not None:
+                return await self.executions.reset(
+                    candidate.workflow_id, seen.run_id, finding=decision.finding, reason=_told(decision)
+                )
+            case Action.RESET_ACTIVITY if seen is not None and decision.activity_id is not None:
+                await self.executions.reset_activity(candidate.workflow_id, seen.run_id, decision.activity_id)
+            case Action.POLL_NOW if seen is not None:
+                await self.executions.poll_now(candidate.workflow_id, seen.run_id)
+            case Action.START | Action.START_AFRESH:
+                return await self._start(candidate, decision, seen), None
+            case Action.CANCEL:
+                return await self._cancel(candidate, seen), None
+            case Action.CLOSE:
+                return await self._close(candidate, decision, seen), None
+            case Action.APPLY:
+                await in_thread(self.parts.closer.record_delivery, candidate.id)
+            case Action.GIVE_UP:
+                await self._give_up(candidate, decision)
+            case _:
+                raise ValueError(f"{decision.action} cannot be done to {candidate.workflow_id}")
+        return None, None
+
+    async def _start(self, candidate: Candidate, decision: Decision, seen: Seen | None) -> str | None:
+        """Start a run that goes on from what is stored."""
+        if candidate.subject is Subject.DOCUMENT:
+            return await self.others.start_document(candidate)
+        if candidate.subject is Subject.SLICING:
+            return await self.others.start_slicing(candidate)
+        if seen is not None and seen.state is RunState.COMPLETED and not candidate.terminal:
+            # The run could only complete after the handler had succeeded, whatever the rows, which are behind, say.
+            await in_thread(self.parts.closer.record_delivery, candidate.id)
+        return await self._start_batch(candidate.id, afresh=decision.action is Action.START_AFRESH)
+
+    async def _start_batch(self, batch_id: str, *, afresh: bool = False) -> str:
+        row = await in_thread(self.batches.get, batch_id)
+        summary = f"{row.provider} {row.model}: {row.requests:,} requests"
+        return await self.executions.start_batch(batch_id, summary=summary, terminate_existing=afresh)
+
+    async def _cancel(self, candidate: Candidate, seen: Seen | None) -> str | None:
+        """Store the cancel, and let a run end the batch in good order."""
+        await in_thread(self.batches.request_cancel, candidate.id, now=datetime.now(UTC))
+        if seen is not None and seen.state is RunState.RUNNING:
+            await self.executions.poll_now(candidate.workflow_id, seen.run_id)  # it looks at the row, and ends
+            return None
+        return await self._start_batch(candidate.id)
+
+    async def _close(self, candidate: Candidate, decision: Decision, seen: Seen | None) -> str | None:
+        if candidate.subject is Subject.SLICING:
+            canceled = seen is not None and seen.state is RunState.CANCELED
+            await self.others.close_slicing(candidate, decision.reason, canceled=canceled)
+            return None
+        await in_thread(self.parts.closer.refuse, candidate.id, decision.reason)
+        return await self._start_batch(candidate.id)  # finds it closed, and tells the handler
+
+    async def _give_up(self, candidate: Candidate, decision: Decision) -> None:
+        if candidate.subject in (Subject.BATCH, Subject.PART):
+            batch_id = candidate.id.partition("/")[0]
+            await in_thread(self.parts.closer.needs_attention, batch_id, decision.reason)
+        await in_thread(self.parts.alarms.given_up, candidate, decision.reason)
+
+    async def _failed(self, candidate: Candidate, error: Exception, here: Here, *, tick: str, dry_run: bool) -> Handled:
+        """Record that a candidate could not be looked at or repaired; the next tick tries it again."""
+        is_news = False
+        if not dry_run and not isinstance(error, _Unknown):
+            is_news = await in_thread(
+                self.parts.repairs.record_failure,
+                subject=candidate.subject,
+                subject_id=candidate.id,
+                workflow_id=candidate.workflow_id,
+                error=f"{type(error).__name__}: {error}",
+                build=here.build,
+                tick=tick,
+                now=datetime.now(UTC),
+            )
+        await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
+        return Handled(failed=True)
+
+
+class _Unknown(Exception):
+    """A call whose answer was lost: its record stays open, and the next tick looks what came of it."""
+
+
+def _needs_diagnosis(seen: Seen, past: Sequence[RepairRow], here: Here) -> bool:
+    """Whether a history has to be read: only where tasks fail, and this build has not tried its luck yet."""
+    if seen.state is not RunState.RUNNING or seen.task_attempt <= 1:
+        return False
+    return not any(row.epoch == f"replay/{here.build}" for row in past)
+
+
+def _told(decision: Decision) -> str:
+    return f"{decision.finding}: {decision.reason}" if decision.reason else decision.finding.value
+
+
+def _view(
+    candidate: Candidate, decision: Decision, seen: Seen | None, state: RepairState | None, new_run: str | None = None
+) -> RepairView:
+    assert decision.action is not None  # noqa: S101 - the caller has seen to it
+    return RepairView(
+        subject=candidate.subject,
+        id=candidate.id,
+        finding=decision.finding,
+        action=decision.action,
+        state=state,
+        reason=decision.reason,
+        old_run=seen.run_id if seen else None,
+        new_run=new_run,
+    )
