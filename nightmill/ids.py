@@ -156,6 +156,14 @@ def health_workflow_id(profile: str) -> str:
     return f"{_HEALTH}{profile}"
 
 
+def by_hand_workflow_id(schedule_id: str, *, dry_run: bool) -> str:
+    """Return the id of what a schedule starts when somebody starts it by hand: `<schedule>/manual`.
+
+    A run that only reports is another one, `<schedule>/dry-run`: nobody who wants repairs may be given its answer.
+    """
+    return f"{schedule_id}/{'dry-run' if dry_run else 'manual'}"
+
+
 def programs_queue(slicing_queue: str) -> str:
     """Return the task queue of the slots for programs, which belongs to a task queue of slicing.
 

@@ -17,12 +17,13 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, FailureError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
+from nightmill.client.failures import innermost
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
 from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable, WorkflowFailed
@@ -32,6 +33,7 @@ from nightmill.storage.retries import failed_requests
 
 if TYPE_CHECKING:
     from nightmill.client.documents import Documents
+    from nightmill.client.recovery import Recovery
     from nightmill.client.slicings import Slicings
     from nightmill.storage.models import BatchRow
     from nightmill.storage.results import Result
@@ -88,6 +90,13 @@ class Nightmill:
         from nightmill.client.slicings import Slicings
 
         return Slicings(self.temporal, self.assembly)
+
+    @property
+    def recovery(self) -> Recovery:
+        """What is stuck: find and repair it, see what was repaired, and keep the schedules."""
+        from nightmill.client.recovery import Recovery
+
+        return Recovery(self.temporal, self.assembly)
 
     async def submit(
         self,
@@ -212,7 +221,7 @@ class Nightmill:
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(batch_id)
-            failure = _innermost(error)
+            failure = innermost(error)
             if isinstance(failure, ApplicationError):
                 kind = InvalidInput if failure.type in _INPUT_FAILURES else WorkflowFailed
                 raise kind(f"batch {batch_id}: {failure.message}") from error
@@ -319,13 +328,6 @@ class Nightmill:
         if error.status is RPCStatusCode.NOT_FOUND:
             return BatchNotFound(f"no workflow of batch {batch_id} is running")
         return TemporalUnreachable(f"batch {batch_id}: Temporal answered {error.message!r}")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the failure that caused all the others."""
-    while isinstance(error, WorkflowFailureError | FailureError) and error.cause is not None:
-        error = error.cause
-    return error
 
 
 def _details(row: BatchRow) -> str:

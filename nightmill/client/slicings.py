@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, FailureError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
+from nightmill.client.failures import innermost
 from nightmill.contracts import (
     CanaryOutcome,
     HealthInput,
@@ -166,7 +167,7 @@ class Slicings:
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(sha256, profile)
-            failure = _innermost(error)
+            failure = innermost(error)
             if isinstance(failure, ApplicationError):
                 kind = InvalidInput if failure.type == "InvalidInput" else WorkflowFailed
                 raise kind(f"slicing {sha256[:12]}: {failure.message}") from error
@@ -313,7 +314,7 @@ class Slicings:
                 outcome: CanaryOutcome | None = await handle.result()
                 return outcome
         except WorkflowFailureError as error:
-            raise WorkflowFailed(f"health of {profile}: {_innermost(error)}") from error
+            raise WorkflowFailed(f"health of {profile}: {innermost(error)}") from error
         except RPCError as error:
             raise TemporalUnreachable(f"health of {profile}: Temporal answered {error.message!r}") from error
 
@@ -332,10 +333,3 @@ async def _beat(temporal: Client, pending: Any) -> SlicerBeat | None:
         return None
     found = await temporal.data_converter.decode(pending.heartbeat_details.payloads, [SlicerBeat])
     return found[0] if found else None
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the failure that caused all the others."""
-    while isinstance(error, WorkflowFailureError | FailureError) and error.cause is not None:
-        error = error.cause
-    return error
