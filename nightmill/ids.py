@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 import uuid
+from typing import NamedTuple
 
 from nightmill.errors import InvalidInput
 
@@ -14,6 +15,7 @@ TASK_QUEUE = "nightmill"
 SLICING_QUEUE = "nightmill-slicing"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TAG = re.compile(r"nm-([A-Za-z0-9_-]{1,64})-(0|[1-9]\d{0,8})-(0|[1-9]\d{0,8})-(0|[1-9]\d{0,8})", re.ASCII)
 _PREFIX = "batch/"
 _DOCUMENT = "document/"
 _CRAWL = "crawl/"
@@ -85,6 +87,21 @@ def part_tag(batch_id: str, round_: int, part: int, epoch: int) -> str:
     At most 64 + 5 + 20 characters, which fits OpenAI's 512 for a metadata value and every provider's name.
     """
     return f"nm-{batch_id}-{round_}-{part}-{epoch}"
+
+
+class TaggedPart(NamedTuple):
+    """What a tag names: a provider batch of ours, the epoch-th time that we meant to create it."""
+
+    batch_id: str
+    round: int
+    part: int
+    epoch: int
+
+
+def part_of_tag(tag: str) -> TaggedPart | None:
+    """Return what a tag names, None where it is none of ours; the inverse of `part_tag`."""
+    found = _TAG.fullmatch(tag)
+    return None if found is None else TaggedPart(found[1], int(found[2]), int(found[3]), int(found[4]))
 
 
 def check_document_id(document_id: str) -> str:

@@ -16,7 +16,6 @@ from nightmill.providers.chat import single_prompt
 from nightmill.providers.config import Adapter
 from nightmill.providers.entries import RAW, Count, ToolCall, decode, entry_error, id_pattern, savable, tool_calls_json
 from nightmill.providers.wire import (
-    FIND_MARGIN,
     cancel,
     count_of,
     image_data,
@@ -31,7 +30,6 @@ from nightmill.providers.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from nightmill.completions.neutral import ImagePart, Message, NeutralRequest
     from nightmill.providers.base import RequestLines
@@ -156,30 +154,12 @@ class AnthropicProvider(Adapter):
         )
         return Created(provider_batch_id=required_id(answer.body, "id", what=f"POST {_BATCHES}"))
 
-    def find(self, *, tag: str, since: datetime) -> list[Candidate]:
-        """See `BatchProvider.find`: all batches since then, for none carries a tag."""
-        found: list[Candidate] = []
-
+    def _pages_of_batches(self) -> Iterator[list[Candidate]]:
         def next_cursor(body: Mapping[str, Any]) -> str | None:
             return text_of(body.get("last_id")) if body.get("has_more") is True else None
 
         for page in pages(self._client, _BATCHES, params={"limit": 1_000}, cursor="after_id", next_cursor=next_cursor):
-            batches = objects(page.get("data"))
-            for batch in batches:
-                created = time_of(batch.get("created_at"))
-                if text_of(batch.get("id")) and (created is None or created >= since - FIND_MARGIN):
-                    found.append(
-                        Candidate(
-                            provider_batch_id=batch["id"],
-                            created_at=created,
-                            requests=_counts(batch).total,
-                            ended=batch.get("processing_status") == "ended",
-                        )
-                    )
-            times = [time for batch in batches if (time := time_of(batch.get("created_at")))]
-            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing of ours can follow
-                break
-        return found
+            yield [_candidate(batch) for batch in objects(page.get("data")) if text_of(batch.get("id"))]
 
     def status(self, provider_batch_id: str) -> ProviderStatus:
         """See `BatchProvider.status`."""
@@ -243,6 +223,15 @@ def read_status(body: Mapping[str, Any]) -> ProviderStatus:
         known=status is not None,
         counts=_counts(body),
         refs={"results_url": url} if url else {},
+    )
+
+
+def _candidate(batch: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        provider_batch_id=batch["id"],
+        created_at=time_of(batch.get("created_at")),
+        requests=_counts(batch).total,
+        ended=batch.get("processing_status") == "ended",
     )
 
 

@@ -60,7 +60,7 @@ class Created:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A batch in the provider's list that may be the one whose create answer was lost.
+    """A batch in the provider's list; it may be the one whose create answer was lost.
 
     Attributes:
         provider_batch_id: The provider's id.
@@ -221,6 +221,13 @@ class BatchProvider(Protocol):
 
     def create(self, lines: RequestLines, *, tag: str, file_id: str | None, model: str, endpoint: str) -> Created:
         """Create the provider batch. Not idempotent: after `AnswerLost` use `find`, never call it again blindly."""
+        ...
+
+    def listed(self, *, since: datetime) -> Iterator[Candidate]:
+        """Yield the provider's batches, ours or not, newest first, down to those created then; a few older ones follow.
+
+        Streams page by page, each asked for when the one before is used up. What is created meanwhile may be left out.
+        """
         ...
 
     def find(self, *, tag: str, since: datetime) -> list[Candidate]:

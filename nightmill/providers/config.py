@@ -14,11 +14,15 @@ from nightmill.web.classify import RETRIABLE_STATUSES
 from nightmill.web.client import HttpClient, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from pydantic import SecretStr
 
-    from nightmill.providers.base import Limits
+    from nightmill.providers.base import Candidate, Limits
+
+FIND_MARGIN = timedelta(minutes=10)
+"""How far a provider's clock may be behind ours before we no longer find what we made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ class ProviderConfig:
 class Adapter(ABC):
     """Base of the adapters: connects when first used, so that rendering needs neither key nor connection."""
 
+    keeps_tags: bool
+
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
 
@@ -95,6 +101,25 @@ class Adapter(ABC):
     @abstractmethod
     def _connect(self) -> HttpClient:
         """Return the client, with the provider's own way to show the key."""
+
+    @abstractmethod
+    def _pages_of_batches(self) -> Iterator[list[Candidate]]:
+        """Yield the pages of the provider's list of batches, newest first."""
+
+    def listed(self, *, since: datetime) -> Iterator[Candidate]:
+        """See `BatchProvider.listed`."""
+        for page in self._pages_of_batches():
+            yield from page
+            times = [one.created_at for one in page if one.created_at is not None]
+            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing younger can follow
+                return
+
+    def find(self, *, tag: str, since: datetime) -> list[Candidate]:
+        """See `BatchProvider.find`."""
+        if self.keeps_tags:
+            return [one for one in self.listed(since=since) if one.tag == tag]
+        earliest = since - FIND_MARGIN
+        return [one for one in self.listed(since=since) if one.created_at is None or one.created_at >= earliest]
 
     def close(self) -> None:
         """See `BatchProvider.close`."""

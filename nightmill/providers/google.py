@@ -15,7 +15,6 @@ from nightmill.providers.config import Adapter
 from nightmill.providers.entries import one_line
 from nightmill.providers.gemini import generate_content_body, read_gemini_entry
 from nightmill.providers.wire import (
-    FIND_MARGIN,
     cancel,
     count_of,
     delete_quietly,
@@ -30,7 +29,6 @@ from nightmill.providers.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from nightmill.completions.neutral import NeutralRequest
     from nightmill.providers.base import RequestLines
@@ -172,28 +170,10 @@ class GoogleProvider(Adapter):
         commas = max(0, lines.count - 1)
         return sum(map(len, _envelope(tag))) + lines.total_bytes + lines.count * _ITEM_GROWTH + commas
 
-    def find(self, *, tag: str, since: datetime) -> list[Candidate]:
-        """See `BatchProvider.find`."""
-        found: list[Candidate] = []
+    def _pages_of_batches(self) -> Iterator[list[Candidate]]:
         for page in self._pages(f"{_API}/batches"):
             batches = objects(page.get("operations")) or objects(page.get("batches"))
-            details = [_metadata(batch) for batch in batches]
-            for batch, metadata in zip(batches, details, strict=True):
-                name = text_of(batch.get("name"))
-                if name and (metadata.get("displayName") or metadata.get("display_name")) == tag:
-                    found.append(
-                        Candidate(
-                            provider_batch_id=name.removeprefix("batches/"),
-                            tag=tag,
-                            created_at=time_of(metadata.get("createTime")),
-                            requests=_counts(batch).total,
-                            ended=read_status(batch).status.is_terminal,
-                        )
-                    )
-            times = [time for metadata in details if (time := time_of(metadata.get("createTime")))]
-            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing of ours can follow
-                break
-        return found
+            yield [_candidate(batch) for batch in batches if text_of(batch.get("name"))]
 
     def status(self, provider_batch_id: str) -> ProviderStatus:
         """See `BatchProvider.status`. Results that come along are read over, not kept."""
@@ -315,6 +295,17 @@ def read_status(body: Mapping[str, Any], *, inline: bool = False) -> ProviderSta
         if isinstance(error, dict)
         else None,
         refs=refs,
+    )
+
+
+def _candidate(batch: Mapping[str, Any]) -> Candidate:
+    metadata = _metadata(batch)
+    return Candidate(
+        provider_batch_id=batch["name"].removeprefix("batches/"),
+        tag=text_of(metadata.get("displayName")) or text_of(metadata.get("display_name")),
+        created_at=time_of(metadata.get("createTime")),
+        requests=_counts(batch).total,
+        ended=read_status(batch).status.is_terminal,
     )
 
 

@@ -16,7 +16,6 @@ from nightmill.providers.chat import ChatUsage, Choice, chat_body, chat_usage, r
 from nightmill.providers.config import Adapter
 from nightmill.providers.entries import RAW, decode, entry_error, id_pattern, one_line, savable
 from nightmill.providers.wire import (
-    FIND_MARGIN,
     cancel,
     count_of,
     delete_quietly,
@@ -32,7 +31,6 @@ from nightmill.providers.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from nightmill.completions.neutral import NeutralRequest
     from nightmill.providers.base import RequestLines
@@ -200,28 +198,9 @@ class OpenAIProvider(Adapter):
         batch_id = required_id(answer.body, "id", what="POST /batches")
         return Created(provider_batch_id=batch_id, refs={"input_file_id": file_id})
 
-    def find(self, *, tag: str, since: datetime) -> list[Candidate]:
-        """See `BatchProvider.find`."""
-        found: list[Candidate] = []
+    def _pages_of_batches(self) -> Iterator[list[Candidate]]:
         for page in self._pages("/batches", {"limit": 100}):
-            batches = objects(page.get("data"))
-            for batch in batches:
-                metadata = batch.get("metadata")
-                if isinstance(metadata, dict) and metadata.get(TAG_KEY) == tag and text_of(batch.get("id")):
-                    status = STATUSES.get(str(batch.get("status")))
-                    found.append(
-                        Candidate(
-                            provider_batch_id=batch["id"],
-                            tag=tag,
-                            created_at=time_of(batch.get("created_at")),
-                            requests=_counts(batch).total or None,
-                            ended=status is not None and status.is_terminal,
-                        )
-                    )
-            times = [time for batch in batches if (time := time_of(batch.get("created_at")))]
-            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing of ours can follow
-                break
-        return found
+            yield [_candidate(batch) for batch in objects(page.get("data")) if text_of(batch.get("id"))]
 
     def status(self, provider_batch_id: str) -> ProviderStatus:
         """See `BatchProvider.status`."""
@@ -298,6 +277,18 @@ def read_status(body: Mapping[str, Any]) -> ProviderStatus:
         reason=_reason(reasons),
         over_quota=status is BatchStatus.FAILED and any(error.get("code") == OVER_QUOTA for error in reasons),
         refs={name: body[name] for name in names if text_of(body.get(name))},
+    )
+
+
+def _candidate(batch: Mapping[str, Any]) -> Candidate:
+    metadata = batch.get("metadata")
+    status = STATUSES.get(str(batch.get("status")))
+    return Candidate(
+        provider_batch_id=batch["id"],
+        tag=text_of(metadata.get(TAG_KEY)) if isinstance(metadata, dict) else None,
+        created_at=time_of(batch.get("created_at")),
+        requests=_counts(batch).total or None,
+        ended=status is not None and status.is_terminal,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 256 * 1024
 """Lines are joined into blocks of this size; handing them on one by one costs twice the time at 1 KB a line."""
-
-FIND_MARGIN = timedelta(minutes=10)
-"""How far a provider's clock may be behind ours before we no longer find what we made."""
 
 
 def joined(

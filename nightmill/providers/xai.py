@@ -18,7 +18,6 @@ from nightmill.providers.chat import ChatUsage, Choice, chat_body, chat_usage, r
 from nightmill.providers.config import Adapter
 from nightmill.providers.entries import decode, id_pattern, one_line, rpc_error, savable
 from nightmill.providers.wire import (
-    FIND_MARGIN,
     cancel,
     count_of,
     delete_quietly,
@@ -163,28 +162,10 @@ class XaiProvider(Adapter):
         batch_id = required_id(answer.body, "batch_id", "id", what="POST /batches")
         return Created(provider_batch_id=batch_id, refs={"input_file_id": file_id})
 
-    def find(self, *, tag: str, since: datetime) -> list[Candidate]:
-        """See `BatchProvider.find`."""
-        found: list[Candidate] = []
+    def _pages_of_batches(self) -> Iterator[list[Candidate]]:
         for page in self._pages("/batches"):
             batches = objects(page.get("batches")) or objects(page.get("data"))
-            for batch in batches:
-                batch_id = text_of(batch.get("batch_id")) or text_of(batch.get("id"))
-                if batch_id and batch.get("name") == tag:
-                    status = read_status(batch)
-                    found.append(
-                        Candidate(
-                            provider_batch_id=batch_id,
-                            tag=tag,
-                            created_at=time_of(batch.get("create_time")),
-                            requests=status.counts.total or None,
-                            ended=status.status.is_terminal,
-                        )
-                    )
-            times = [time for batch in batches if (time := time_of(batch.get("create_time")))]
-            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing of ours can follow
-                break
-        return found
+            yield [_candidate(batch, name) for batch in batches if (name := _id_of(batch))]
 
     def status(self, provider_batch_id: str) -> ProviderStatus:
         """See `BatchProvider.status`."""
@@ -323,6 +304,21 @@ def read_status(body: Any, *, cancel_ack: bool = False, now: datetime | None = N
         counts=Counts(total=total, succeeded=succeeded, failed=failed, canceled=canceled, pending=pending),
         reason=one_line(rejected) if rejected else None,
         refs={"input_file_id": file_id} if file_id else {},
+    )
+
+
+def _id_of(batch: Mapping[str, Any]) -> str | None:
+    return text_of(batch.get("batch_id")) or text_of(batch.get("id"))
+
+
+def _candidate(batch: Mapping[str, Any], batch_id: str) -> Candidate:
+    status = read_status(batch)
+    return Candidate(
+        provider_batch_id=batch_id,
+        tag=text_of(batch.get("name")),
+        created_at=time_of(batch.get("create_time")),
+        requests=status.counts.total or None,
+        ended=status.status.is_terminal,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -160,6 +160,31 @@ def test_lists_of_many_pages_are_read_to_the_end(provider: BatchProvider, name: 
         submit(provider, stored[:1], tag=f"other-{n}")
     assert first in [candidate.provider_batch_id for candidate in provider.find(tag=TAG, since=started)]
     assert len(entries(provider, first)) == 5
+
+
+def test_a_list_comes_newest_first_page_by_page_and_ends_at_its_time(
+    provider: BatchProvider, name: str, sandbox: Sandbox
+) -> None:
+    stored = prepare(provider, prompts(2))
+    made = [submit(provider, stored, tag=f"tag-{n}")[0] for n in range(3)]
+    everything = list(provider.listed(since=datetime.now(UTC)))
+    assert [one.provider_batch_id for one in everything] == made[::-1]
+    assert [one.tag for one in everything] == (["tag-2", "tag-1", "tag-0"] if provider.keeps_tags else [None] * 3)
+
+    for n in range(1_000 if name == "anthropic" else 100):
+        sandbox._engine.batches[f"{n}"] = replace(sandbox._engine.batches[made[0]], id=f"old-{n}", created_at=0.0)
+    for batch in made:
+        sandbox._engine.batches[batch] = sandbox._engine.batches.pop(batch)  # the newest come last there
+    asked = len(sandbox.log(operation="batches.list"))
+    some = provider.listed(since=datetime(1960, 1, 1, tzinfo=UTC))
+    assert next(some).provider_batch_id == made[-1]
+    assert len(sandbox.log(operation="batches.list")) == asked + 1, "the second page is not wanted yet"
+    assert sum(1 for _ in some) == 2 + (1_000 if name == "anthropic" else 100)
+    assert len(sandbox.log(operation="batches.list")) == asked + 2
+    for batch in made:
+        sandbox._engine.batches.pop(batch)
+    list(provider.listed(since=datetime.now(UTC)))
+    assert len(sandbox.log(operation="batches.list")) == asked + 3, "a page of old ones is followed by older ones"
 
 
 def test_failed_requests_say_why_and_whether_to_try_again(provider: BatchProvider, name: str, sandbox: Sandbox) -> None:
