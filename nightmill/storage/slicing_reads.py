@@ -103,13 +103,6 @@ class SlicingReads:
             started_at = session.exec(query).one()
         return None if started_at is None else max(timedelta(0), now - started_at)
 
-    def stale(self, before: datetime, *, limit: int = 50) -> list[SlicingRow]:
-        """Return documents on which a run has been working, or waiting, since before then; oldest first."""
-        since = func.coalesce(SlicingRow.started_at, SlicingRow.parked_at, SlicingRow.queued_at)
-        query = select(SlicingRow).where(col(SlicingRow.status).in_(RUNNING), since < before)
-        with self.database.reading() as session:
-            return list(session.exec(query.order_by(since, col(SlicingRow.key)).limit(limit)))
-
     def parked(self, profile: str) -> list[tuple[str, str]]:
         """Return the SHA-256 and the run of everything that waits for a profile's breaker, in the order to go on."""
         query = select(SlicingRow.sha256, SlicingRow.run_id).where(

@@ -387,8 +387,6 @@ def test_what_runs_for_long_is_seen(slicings: SlicingRepository) -> None:
     slicings.finish(a_failure(ref(digit="d")), [], now=at(4))
     assert slicings.oldest_running(at(30)) == timedelta(minutes=20)
     assert slicings.oldest_running(at(5)) == timedelta(0)
-    assert [row.sha256[0] for row in slicings.stale(at(16))] == ["c", "a"]
-    assert [row.sha256[0] for row in slicings.stale(at(60), limit=2)] == ["c", "a"]
 
 
 def test_of_two_ends_at_the_same_moment_one_is_written(slicings: SlicingRepository) -> None:
