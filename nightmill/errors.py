@@ -46,6 +46,7 @@
         ├── BatchNotFound
         ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
         ├── BatchConflict           the batch is in a state that does not allow this
+        ├── RunSuperseded           the run was reset or started afresh: another one goes on
         ├── NotConfigured           a setting, key or extra is missing
         └── SchemaOutdated          the database is of another version
 
@@ -391,6 +392,12 @@ class BatchConflict(PermanentError):
     """The batch is in a state that does not allow what was asked."""
 
     code = "conflict"
+
+
+class RunSuperseded(PermanentError):
+    """The run was reset or started afresh, and another one goes on; what this one wanted to write was not written."""
+
+    code = "run_superseded"
 
 
 class NotConfigured(PermanentError):

@@ -82,6 +82,8 @@ class Finding(StrEnum):
     """It was repaired just now; the next repair waits longer."""
     BEING_REPAIRED = "being_repaired"
     """Another reconciler is at it."""
+    UNKNOWN = "unknown"
+    """It could not be looked at."""
 
 
 class Action(StrEnum):
@@ -105,6 +107,8 @@ class Action(StrEnum):
     """Say that it needs attention."""
     REST = "rest"
     """Let a document rest that nobody syncs."""
+    LOOK = "look"
+    """Nothing yet: to look at it has failed already."""
 
 
 class RepairState(StrEnum):

@@ -10,6 +10,10 @@ from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 from nightmill.contracts import Action, Finding, RepairState, Subject
 from nightmill.storage.columns import BIG_KEY, PageText, Word, time_column
 
+LONGEST_ID = 1_000  # bytes that Temporal takes as a workflow id by default: limit.maxIDLength (server 1.32)
+LONGEST_EPOCH = 300
+LONGEST_ERROR = 2_000
+
 
 class RepairRow(SQLModel, table=True):
     """One repair of one workflow.
@@ -44,9 +48,9 @@ class RepairRow(SQLModel, table=True):
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
     subject: Subject = Field(sa_column=Column(Word(Subject), nullable=False))
-    subject_id: str = Field(sa_column=Column(PageText(200), nullable=False))
-    workflow_id: str = Field(sa_column=Column(PageText(300), nullable=False))
-    epoch: str = Field(sa_column=Column(PageText(300), nullable=False))
+    subject_id: str = Field(sa_column=Column(PageText(LONGEST_ID), nullable=False))
+    workflow_id: str = Field(sa_column=Column(PageText(LONGEST_ID), nullable=False))
+    epoch: str = Field(sa_column=Column(PageText(LONGEST_EPOCH), nullable=False))
     finding: Finding = Field(sa_column=Column(Word(Finding), nullable=False))
     action: Action = Field(sa_column=Column(Word(Action), nullable=False))
     state: RepairState = Field(sa_column=Column(Word(RepairState), nullable=False))
@@ -56,6 +60,6 @@ class RepairRow(SQLModel, table=True):
     new_run_id: str | None = Field(default=None, max_length=64)
     build: str = Field(default="", max_length=200)
     tick: str = Field(default="", max_length=200)
-    error: str | None = Field(default=None, sa_column=Column(PageText(2_000)))
+    error: str | None = Field(default=None, sa_column=Column(PageText(LONGEST_ERROR)))
     asked_at: datetime = time_column(nullable=False)
     ended_at: datetime | None = time_column()
