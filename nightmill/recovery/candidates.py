@@ -43,14 +43,8 @@ class Candidates:
         grace, margin = self.settings.grace, self.settings.expiry_margin
         match source:
             case Source.BATCHES:
-                return self.batches.batches(
-                    after=after,
-                    limit=limit,
-                    now=now,
-                    grace=grace,
-                    pending_ttl=self.defaults.pending_ttl,
-                    expiry_margin=margin,
-                )
+                ttl = self.defaults.pending_ttl
+                return self.batches.batches(after=after, limit=limit, now=now, grace=grace, pending_ttl=ttl)
             case Source.PARTS:
                 return self.batches.parts(after=after, limit=limit, now=now, grace=grace)
             case Source.PAST_DEADLINE:

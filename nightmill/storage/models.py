@@ -11,11 +11,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, Text, text
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import BatchStatus
 from nightmill.storage.columns import BIG_KEY, UtcDateTime, Word, time_column
+
+BATCH_IS_OPEN = "results_fetched_at IS NULL OR handler_dispatched_at IS NULL"
+"""A gate is open, as it is of every batch until it is terminal."""
 
 
 class BatchRow(SQLModel, table=True):
@@ -70,7 +73,11 @@ class BatchRow(SQLModel, table=True):
         """The budget as a number."""
         return Decimal(self.budget or 0)
 
-    __table_args__ = (Index("ix_batches_status_next_poll_at", "status", "next_poll_at"),)
+    __table_args__ = (
+        Index("ix_batches_status_next_poll_at", "status", "next_poll_at"),
+        # What recovery looks through; see `nightmill.storage.candidates`.
+        Index("ix_batches_open", "key", sqlite_where=text(BATCH_IS_OPEN), postgresql_where=text(BATCH_IS_OPEN)),
+    )
 
 
 class ProviderBatchRow(SQLModel, table=True):
@@ -98,6 +105,12 @@ class ProviderBatchRow(SQLModel, table=True):
         UniqueConstraint("batch_key", "round", "part", name="uq_provider_batches_part"),
         UniqueConstraint("provider", "provider_batch_id", name="uq_provider_batches_provider_batch_id"),
         Index("ix_provider_batches_open", "provider", "model", "settled_at"),
+        Index(
+            "ix_provider_batches_unsettled",
+            "key",
+            sqlite_where=text("settled_at IS NULL"),
+            postgresql_where=text("settled_at IS NULL"),
+        ),
     )
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))

@@ -1,4 +1,4 @@
-"""Repairs."""
+"""Repairs, and the indexes by which what may be stuck is found."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,12 @@ branch_labels = None
 depends_on = None
 
 BIG_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+OPEN_ONES = (
+    ("ix_batches_open", "batches", "results_fetched_at IS NULL OR handler_dispatched_at IS NULL"),
+    ("ix_provider_batches_unsettled", "provider_batches", "settled_at IS NULL"),
+)
+"""Indexes of what has not ended, which the reconciler goes through in the order of the keys."""
 
 
 def upgrade() -> None:
@@ -37,7 +43,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_repairs_run", "repairs", ["run_id"])
     op.create_index("ix_repairs_subject", "repairs", ["subject", "subject_id"])
+    for name, table, holds in OPEN_ONES:
+        op.create_index(name, table, ["key"], sqlite_where=sa.text(holds), postgresql_where=sa.text(holds))
 
 
 def downgrade() -> None:
+    for name, table, _ in OPEN_ONES:
+        op.drop_index(name, table)
     op.drop_table("repairs")
