@@ -10,6 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from nightmill.errors import NightmillError, PermanentError
+from nightmill.storage.fence import running_as
 
 WORKER_SHUTDOWN = "WorkerShutdown"
 """Type of the failure of an activity that a worker hands back because it shuts down."""
@@ -22,10 +23,12 @@ LONGEST_MESSAGE = 1_000
 def temporal_errors() -> Iterator[None]:
     """Turn `TransientError` into a benign retry, honouring `Retry-After`, and `PermanentError` into a final failure.
 
-    Anything else passes: it is a bug, and Temporal shows it with its trace.
+    Anything else passes: it is a bug, and Temporal shows it with its trace. Inside, rows of batches are written as the
+    activity's run, which is refused once another run has taken its place.
     """
     try:
-        yield
+        with running_as(activity.info().workflow_run_id if activity.in_activity() else None):
+            yield
     except PermanentError as error:
         raise ApplicationError(
             str(error)[:LONGEST_MESSAGE], error.code, type=type(error).__name__, non_retryable=True

@@ -130,6 +130,7 @@ class Poller:
         batch, part = self.parts.get(ref)
         if part.settled_at is not None or part.provider_batch_id is None:
             return None
+        self.parts.insist()
         try:
             answer = self.provider_for(batch.provider, batch.account).cancel(part.provider_batch_id)
         except NightmillError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nightmill.completions.planning import plan_parts
@@ -20,7 +20,15 @@ from nightmill.contracts import (
     RoundOutcome,
     SettleInput,
 )
-from nightmill.errors import BatchConflict, BatchNotFound, NightmillError, NotFound, ProviderUnavailable
+from nightmill.errors import (
+    BatchConflict,
+    BatchNotFound,
+    NightmillError,
+    NotFound,
+    ProviderUnavailable,
+    StorageUnavailable,
+    TransientError,
+)
 from nightmill.failpoints import fail_point
 
 if TYPE_CHECKING:
@@ -42,6 +50,9 @@ MISSING: dict[BatchStatus, ErrorCode] = {
     BatchStatus.FAILED: ErrorCode.BATCH_FAILED,
 }
 """What a request without a result failed with, by the status of its provider batch (B21)."""
+
+COMES_BACK_WITHIN = timedelta(minutes=45)
+"""When a harvest that failed is overdue: its workflow pauses for 30 minutes at most, and then tries several times."""
 
 RETRIABLE = frozenset({ErrorCode.ENTRY_MISSING, ErrorCode.EXPIRED, ErrorCode.NOT_SUBMITTED})
 """Those of them that another round may heal; not where max age ended it, for a round would begin it anew."""
@@ -80,7 +91,11 @@ class Settler:
         """
         fail_point("harvest.start")
         try:
-            return self._settle_part(end, heartbeat)
+            try:
+                return self._settle_part(end, heartbeat)
+            except TransientError:
+                self._put_off(end.part)
+                raise
         except BatchNotFound:  # at any point: rows can be deleted meanwhile
             logger.warning("batch not found", extra={"batch": end.part.batch_id})
             return PartOutcome(status=BatchStatus.FAILED, lost=True)
@@ -103,6 +118,13 @@ class Settler:
             self._clean_up(ref, batch, part)
         counted = self.parts.outcomes(ref)
         return PartOutcome(status=part.status, completed=counted.get(True, 0), failed=counted.get(False, 0))
+
+    def _put_off(self, ref: PartRef) -> None:
+        """Let an outage not look like a stuck batch (B16)."""
+        try:
+            self.parts.put_off(ref, until=datetime.now(UTC) + COMES_BACK_WITHIN)
+        except StorageUnavailable as error:  # the outage is our own: it will look stuck, which does no harm
+            logger.warning("harvest not put off", extra={"batch": ref.batch_id, "part": ref.part, "error": str(error)})
 
     def _harvest(
         self, end: SettleInput, batch: BatchRow, part: ProviderBatchRow, heartbeat: Callable[[dict[str, Any]], None]
@@ -133,6 +155,7 @@ class Settler:
 
     def _clean_up(self, ref: PartRef, batch: BatchRow, part: ProviderBatchRow) -> None:
         """Delete our files at the provider; a failure leaves a stray file there, no reason to hold results back."""
+        self.parts.insist()
         try:
             provider = self.provider_for(batch.provider, batch.account)
             provider.clean_up(part.provider_batch_id, part.refs, file_id=part.input_file_id)

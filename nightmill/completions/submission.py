@@ -22,12 +22,13 @@ from nightmill.errors import (
     PermanentError,
     ProviderUnreachable,
     RateLimited,
+    RunSuperseded,
     TransientError,
 )
 from nightmill.failpoints import fail_point
 from nightmill.ids import part_tag
 from nightmill.providers.base import Candidate, Created, MalformedEntry
-from nightmill.storage.provider_batches import CreateTurn
+from nightmill.storage.submission_records import CreateTurn
 
 if TYPE_CHECKING:
     from nightmill.providers.base import BatchProvider, RequestLines
@@ -101,7 +102,7 @@ class Submitter:
                 return self._full(batch)
             file_id = self._upload(ref, part, provider)
             return self._create(ref, batch, part, provider, file_id, now=now, looked_for=looked_for)
-        except BatchNotFound:
+        except (BatchNotFound, RunSuperseded):
             raise
         except PermanentError as error:
             return self._refused(ref, error)
@@ -163,7 +164,7 @@ class Submitter:
             logger.warning("create's answer lost", extra={**_names(ref), "error": str(error)})
             return self._uncertain(ref, str(error)[:1000])
         fail_point("create.sent")
-        if not self.parts.record_created(ref, created, now=datetime.now(UTC)):
+        if not self.parts.record_created(ref, created, now=datetime.now(UTC), sent_at=sent_at):
             logger.error(
                 "a provider batch belongs to nobody: another one was adopted",
                 extra={**_names(ref), "provider_batch_id": created.provider_batch_id},
@@ -184,6 +185,7 @@ class Submitter:
         batch, part = self.parts.get(ref)
         logger.error("submission refused", extra={**_names(ref), "error": str(error)})
         if part.input_file_id is not None and not isinstance(error, AccessDenied):
+            self.parts.insist()  # the file may be what another run is about to submit
             try:
                 self.provider_for(batch.provider, batch.account).clean_up(None, part.refs, file_id=part.input_file_id)
                 self.parts.forget_upload(ref)

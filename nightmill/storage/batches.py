@@ -11,6 +11,7 @@ from sqlmodel import Session, col, exists, func, select
 
 from nightmill.contracts import TERMINAL, BatchStatus
 from nightmill.errors import BatchConflict, BatchNotFound
+from nightmill.storage import fence
 from nightmill.storage.models import BatchRow, OutcomeRow, ProviderBatchRow
 
 if TYPE_CHECKING:
@@ -20,17 +21,36 @@ if TYPE_CHECKING:
     from nightmill.storage.engine import Database
 
 
-def load_batch(session: Session, batch_id: str, *, lock: bool = False) -> BatchRow:
+def load_batch(session: Session, batch_id: str, *, lock: bool = False, fenced: bool = True) -> BatchRow:
     """Return the batch's row, locked against other writers if asked.
+
+    Args:
+        session: The transaction.
+        batch_id: The batch.
+        lock: Whether it is to be written.
+        fenced: Whether a superseded run must not write it; see `nightmill.storage.fence`.
 
     Raises:
         BatchNotFound: There is none.
+        RunSuperseded: It is to be written, and another run goes on in this one's place.
     """
     query = select(BatchRow).where(BatchRow.id == batch_id)
     row = session.exec(query.with_for_update() if lock else query).first()
     if row is None:
         raise BatchNotFound(f"no batch {batch_id!r}: `nightmill batch list` shows those there are")
+    if lock and fenced:
+        fence.check(session)
     return row
+
+
+def plan_next_poll(session: Session, batch: BatchRow) -> None:
+    """Set when the batch's next poll is due: that of the earliest of its unsettled provider batches; None: none is."""
+    session.flush()
+    due = select(func.min(ProviderBatchRow.next_poll_at)).where(
+        ProviderBatchRow.batch_key == batch.key, col(ProviderBatchRow.settled_at).is_(None)
+    )
+    batch.next_poll_at = None if batch.status in TERMINAL else session.exec(due).one()
+    session.add(batch)
 
 
 @dataclass(frozen=True)
@@ -120,12 +140,14 @@ class BatchRepository:
     def request_cancel(self, batch_id: str, *, now: datetime) -> BatchStatus:
         """Store that a cancel is asked for, and return the status from now on. A second call changes nothing.
 
+        A superseded run stores it, too: the wish is a person's, and nobody would repeat it.
+
         Raises:
             BatchConflict: The batch is terminal.
             BatchNotFound: There is none.
         """
         with self.database.transaction() as session:
-            batch = load_batch(session, batch_id, lock=True)
+            batch = load_batch(session, batch_id, lock=True, fenced=False)
             if batch.status in TERMINAL:
                 raise BatchConflict(f"batch {batch_id} is {batch.status} already: there is nothing to cancel")
             batch.cancel_requested_at = batch.cancel_requested_at or now
@@ -229,9 +251,12 @@ class BatchRepository:
             return True
 
     def record_dispatched(self, batch_id: str, *, now: datetime) -> None:
-        """Set the handler gate and clear what was wrong with the handler."""
+        """Set the handler gate and clear what was wrong with the handler.
+
+        A superseded run sets it, too: its handler has succeeded and must not be called again.
+        """
         with self.database.transaction() as session:
-            batch = load_batch(session, batch_id, lock=True)
+            batch = load_batch(session, batch_id, lock=True, fenced=False)
             batch.handler_dispatched_at = batch.handler_dispatched_at or now
             batch.needs_attention = None
             session.add(batch)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from nightmill.contracts import BatchSummary, Counts, ErrorCode
 from nightmill.errors import BatchConflict, BatchNotFound
-from nightmill.storage import results
+from nightmill.storage import fence, results
 from nightmill.storage.engine import means_later
 from nightmill.storage.models import ProviderBatchRow
 from nightmill.storage.requests import BELONGS, among, bounds, listed
@@ -215,6 +215,7 @@ class OutcomeRepository:
 
         Raises:
             Moved: Another worker has gone on meanwhile.
+            RunSuperseded: Another run goes on in this one's place.
             BatchNotFound: There is no such provider batch.
             BatchConflict: The provider batch is settled.
             StorageUnavailable: The database is away; nothing was kept.
@@ -292,6 +293,7 @@ class OutcomeRepository:
             part = session.get(ProviderBatchRow, part_key, with_for_update=True)
             if part is None:
                 raise BatchNotFound(f"provider batch {part_key} is gone")
+            fence.check(session)
             filled = session.connection().execute(_FILL, bounds(part) | values)
             return max(0, filled.rowcount)
 
@@ -357,6 +359,7 @@ def _locked(session: Session, part_key: int) -> ProviderBatchRow:
     part = session.get(ProviderBatchRow, part_key, with_for_update=True)
     if part is None:
         raise BatchNotFound(f"provider batch {part_key} is gone")
+    fence.check(session)
     if part.settled_at is not None:
         raise BatchConflict(f"provider batch {part_key} is settled: no result can be added")
     return part
