@@ -48,6 +48,7 @@ class Candidate:
         submitted: Whether something may exist at the provider, which may cost money.
         deadline: When its max age is reached, where that is known.
         too_old: Whether it waits to be submitted for longer than it may.
+        parts: Provider batches of the batch's present round; each of several has a workflow of its own.
         facts: More about it for logs: status, next_poll_at, provider_batch_id.
     """
 
@@ -62,6 +63,7 @@ class Candidate:
     submitted: bool = False
     deadline: datetime | None = None
     too_old: bool = False
+    parts: int = 1
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
