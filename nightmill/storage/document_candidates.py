@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Text, and_, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Text, and_, case, literal, or_, select, type_coerce
 from sqlmodel import SQLModel
 
 from nightmill import ids
 from nightmill.contracts import Subject, SyncStatus
 from nightmill.recovery.model import Candidate
+from nightmill.storage.columns import UtcDateTime
 from nightmill.storage.stored_documents import is_undelivered
 from nightmill.storage.sweeps import LOST_AFTER
 from nightmill.storage.sync_state import CLOCK_AHEAD
@@ -78,34 +79,39 @@ def _is_stuck(now: datetime, grace: timedelta) -> ColumnElement[bool]:
     waits_until = _DOCUMENT.next_attempt_at
     return and_(
         _DOCUMENT.sync_status == SyncStatus.SYNCING,
-        _tried_before(now - grace, now),
+        _tried_before(_time(now - grace), now),
         or_(waits_until.is_(None), ~waits_until.between(now - grace, now + CLOCK_AHEAD)),
     )
 
 
 def _is_untold(now: datetime, grace: timedelta) -> ColumnElement[bool]:
     status, taken_until = _DOCUMENT.sync_status, _DOCUMENT.queued_until
+    left_alone_since = case(
+        (status == SyncStatus.FAILED, _time(now - max(ASKED_AGAIN, grace))),
+        (_ACCOUNT.auto_sync, _time(now - max(LOST_AFTER + TOLD_AGAIN, grace))),
+        (_DOCUMENT.needs_attention.is_not(None), _time(now - max(TOLD_AGAIN, grace))),
+        else_=_time(now - grace),
+    )
     return and_(
-        status.in_((SyncStatus.SYNCED, SyncStatus.FAILED)),
-        _DOCUMENT.enabled,
         is_undelivered(),
         # Whoever was never told of a page is not told that it is gone.
         or_(_DOCUMENT.handled_fingerprint.is_not(None), _DOCUMENT.gone_days == 0),
+        _DOCUMENT.enabled,
+        status != SyncStatus.SYNCING,
+        or_(status != SyncStatus.FAILED, ~_ACCOUNT.auto_sync),  # sweeps ask failing pages later and later
         or_(taken_until.is_(None), ~taken_until.between(now, now + CLOCK_AHEAD)),
-        or_(
-            and_(status == SyncStatus.SYNCED, ~_ACCOUNT.auto_sync, _DOCUMENT.needs_attention.is_(None)),
-            and_(status == SyncStatus.SYNCED, ~_ACCOUNT.auto_sync, _tried_before(now - TOLD_AGAIN, now)),
-            and_(status == SyncStatus.SYNCED, _tried_before(now - LOST_AFTER - TOLD_AGAIN, now)),
-            and_(status == SyncStatus.FAILED, ~_ACCOUNT.auto_sync, _tried_before(now - ASKED_AGAIN, now)),
-        ),
-        _tried_before(now - grace, now),
+        _tried_before(left_alone_since, now),
     )
 
 
-def _tried_before(time: datetime, now: datetime) -> ColumnElement[bool]:
+def _tried_before(time: ColumnElement[datetime], now: datetime) -> ColumnElement[bool]:
     """Return the condition for a document whose last attempt began before then, or at a time that cannot be."""
     tried = _DOCUMENT.last_sync_attempted_at
     return or_(tried.is_(None), tried < time, tried > now + CLOCK_AHEAD)
+
+
+def _time(value: datetime) -> ColumnElement[datetime]:
+    return literal(value, UtcDateTime())
 
 
 def _candidates(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer, String
+from sqlalchemy import JSON, ForeignKey, Index, Integer, String, text
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import MAX_NAME, SyncErrorCode, SyncResult, SyncStatus, SyncStep
@@ -19,6 +19,9 @@ from nightmill.storage.columns import BIG_KEY, PageText, Word, time_column
 
 # Conditions ask for SQL's NULL; SQLAlchemy would write JSON's.
 _OPTIONAL_JSON = JSON(none_as_null=True)
+
+# The documents whose handler was not told of their content; the databases spell that differently.
+_UNTOLD = "content_fingerprint IS NOT NULL AND handled_fingerprint IS {} content_fingerprint"
 
 
 def _belongs_to(table: str) -> Any:
@@ -97,6 +100,12 @@ class DocumentRow(SQLModel, table=True):
         UniqueConstraint("account_key", "collection", "link", name="uq_documents_link"),
         Index("ix_documents_due", "account_key", "next_sync_at"),
         Index("ix_documents_status", "sync_status", "last_sync_attempted_at"),
+        Index(
+            "ix_documents_untold",
+            "key",
+            sqlite_where=text(_UNTOLD.format("NOT")),
+            postgresql_where=text(_UNTOLD.format("DISTINCT FROM")),
+        ),
     )
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))

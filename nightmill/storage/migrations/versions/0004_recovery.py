@@ -18,6 +18,9 @@ OPEN_ONES = (
 )
 """Indexes of what has not ended, which the reconciler goes through in the order of the keys."""
 
+UNTOLD = "content_fingerprint IS NOT NULL AND handled_fingerprint IS {} content_fingerprint"
+"""The documents whose handler was not told of their content; the databases spell that differently."""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -45,9 +48,17 @@ def upgrade() -> None:
     op.create_index("ix_repairs_subject", "repairs", ["subject", "subject_id"])
     for name, table, holds in OPEN_ONES:
         op.create_index(name, table, ["key"], sqlite_where=sa.text(holds), postgresql_where=sa.text(holds))
+    op.create_index(
+        "ix_documents_untold",
+        "documents",
+        ["key"],
+        sqlite_where=sa.text(UNTOLD.format("NOT")),
+        postgresql_where=sa.text(UNTOLD.format("DISTINCT FROM")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_documents_untold", "documents")
     for name, table, _ in OPEN_ONES:
         op.drop_index(name, table)
     op.drop_table("repairs")
