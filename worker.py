@@ -23,6 +23,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 import workflows
+from activities.audit import AuditActivities
 from activities.batches import BatchActivities
 from activities.changes import ChangeActivities
 from activities.crawls import CrawlActivities
@@ -47,6 +48,7 @@ from workflows.batch_completion import ModelCompletionBatch
 from workflows.document_slicing import DocumentSlicing
 from workflows.document_sync import DocumentSync
 from workflows.document_sync_sweep import DocumentSyncSweep
+from workflows.provider_audit import ProviderAudit
 from workflows.provider_batch import ProviderBatch
 from workflows.site_crawl import SiteCrawl
 from workflows.slicer_health import SlicerHealth
@@ -58,7 +60,7 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 """How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is most of what
 recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
-WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync, DocumentSyncSweep, SiteCrawl]
+WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync, DocumentSyncSweep, SiteCrawl, ProviderAudit]
 SLICING_WORKFLOWS = [DocumentSlicing, SlicerHealth]
 
 SLICING_ACTIVITIES_AT_ONCE = 10
@@ -110,7 +112,12 @@ def _general_worker(client: Client, assembly: Assembly) -> Worker:
         client,
         task_queue=limits.task_queue,
         workflows=WORKFLOWS,
-        activities=[*_batch_activities(assembly), *_document_activities(assembly), handler_workflow_finished],
+        activities=[
+            *_batch_activities(assembly),
+            *_document_activities(assembly),
+            *_audit_activities(assembly),
+            handler_workflow_finished,
+        ],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
         max_heartbeat_throttle_interval=timedelta(seconds=2),
@@ -240,6 +247,11 @@ def _document_activities(assembly: Assembly) -> list[Callable[..., Any]]:
         crawls.crawl_pages,
         crawls.end_crawl,
     ]
+
+
+def _audit_activities(assembly: Assembly) -> list[Callable[..., Any]]:
+    audit = AuditActivities(assembly.auditor, assembly.notifier)
+    return [audit.find_audit_targets, audit.audit_provider, audit.tell_audit, audit.record_audit]
 
 
 def _deployment() -> WorkerDeploymentConfig:

@@ -28,7 +28,10 @@ from nightmill.documents.syncing import Syncer
 from nightmill.notify import Notifier, SmtpServer
 from nightmill.providers.config import ProviderConfig
 from nightmill.providers.registry import PROVIDER_NAMES, open_provider
+from nightmill.recovery.audit import Auditor
+from nightmill.recovery.audit_costs import AuditCosts
 from nightmill.storage.accounts import AccountRepository
+from nightmill.storage.audit_reads import AuditReads
 from nightmill.storage.batches import BatchRepository
 from nightmill.storage.crawls import CrawlRepository
 from nightmill.storage.document_syncs import SyncRepository
@@ -286,6 +289,17 @@ class Assembly:
     def poller(self) -> Poller:
         """Asks and cancels."""
         return Poller(provider_for=self.provider, parts=self.parts)
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        """Compares rows and providers."""
+        reads = AuditReads(self.database)
+        return Auditor(
+            provider_for=self.provider,
+            reads=reads,
+            costs=AuditCosts(reads, self.requests, self.renderer),
+            keys=self.settings.keys_given(),
+        )
 
     @cached_property
     def deliverer(self) -> Deliverer:

@@ -85,6 +85,16 @@ PAGE_SYNC = ActivityConfig(
 """One attempt at a page: its failures say themselves when to try again and when to give up; what they cannot say,
 that a worker died or the database is away, costs no attempt of theirs."""
 
+AUDIT = ActivityConfig(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=10), backoff_coefficient=3.0, maximum_interval=timedelta(minutes=5),
+        maximum_attempts=4,
+    ),
+)  # fmt: skip
+"""List what a provider has: 10, 30, 90 s apart, then the key is reported as one that could not be looked at."""
+
 SWEEPING = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),
     heartbeat_timeout=HEARTBEAT,

@@ -11,6 +11,8 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 with workflow.unsafe.imports_passed_through():
     from nightmill import ids
     from nightmill.contracts import (
+        AuditKind,
+        AuditSummary,
         BatchStatus,
         BatchSummary,
         Counts,
@@ -24,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
         SyncOutcome,
         duration_text,
     )
+    from nightmill.recovery.audit_notices import finding_line
 
 if TYPE_CHECKING:
     from workflows.following import ProviderBatchFollower
@@ -34,6 +37,8 @@ STATUS = SearchAttributeKey.for_keyword("NightmillStatus")
 ACCOUNT = SearchAttributeKey.for_keyword(ids.ACCOUNT_ATTRIBUTE)
 TRIGGER = SearchAttributeKey.for_keyword(ids.TRIGGER_ATTRIBUTE)
 NEEDS_ATTENTION = SearchAttributeKey.for_bool("NightmillNeedsAttention")
+
+_MOST_AUDIT_LINES = 10  # findings, and failures, that the current details show: more than a screen nobody reads
 
 SEARCH_ATTRIBUTES = (PROVIDER, MODEL, STATUS, ACCOUNT, TRIGGER, NEEDS_ATTENTION)
 
@@ -192,6 +197,26 @@ def show_slicing(summary: SlicingSummary) -> None:
         rows.append(("took", duration_text(summary.duration)))
     if summary.message:
         rows.append(("reason" if summary.error_code is not None else "to be looked at", summary.message))
+    _write(rows)
+
+
+def show_audit(summary: AuditSummary, *, of: int) -> None:
+    """Write how far an audit has come and what it found, as Markdown."""
+    rows = [
+        ("keys", f"{summary.keys:,} of {of:,}"),
+        ("provider batches", f"{summary.listed:,}, {summary.owned:,} of them in our rows"),
+        *((kind.value, f"{summary.counts.get(kind, 0):,}") for kind in AuditKind),
+    ]
+    if summary.on_their_way:
+        rows.append(("being created just now", f"{summary.on_their_way:,}"))
+    if summary.untagged_suspects:
+        rows.append(("without a tag, perhaps ours", f"{summary.untagged_suspects:,}"))
+    if summary.unclear:
+        rows.append(("not told by the provider", f"{summary.unclear:,}"))
+    rows += [(one.kind.value, finding_line(one)) for one in summary.findings[:_MOST_AUDIT_LINES]]
+    rows += [
+        ("failed", f"{one.provider} {one.account or ''}: {one.message}") for one in summary.failures[:_MOST_AUDIT_LINES]
+    ]
     _write(rows)
 
 

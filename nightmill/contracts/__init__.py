@@ -6,6 +6,20 @@ secrets. Durations are seconds or ISO 8601 on the way in, and ISO 8601 in histor
 
 from __future__ import annotations
 
+from nightmill.contracts.audit import (
+    LONGEST_AUDIT_DAYS,
+    MOST_FINDINGS_SHOWN,
+    MOST_REMEMBERED,
+    AuditFailure,
+    AuditFinding,
+    AuditInput,
+    AuditKind,
+    AuditNotice,
+    AuditOutcome,
+    AuditSummary,
+    AuditTarget,
+    AuditTargets,
+)
 from nightmill.contracts.base import Contract, Dollars, Duration, Outcome, duration_text
 from nightmill.contracts.batches import (
     MAX_METADATA_BYTES,
@@ -120,16 +134,28 @@ from nightmill.contracts.words import TERMINAL, BatchStatus, CompletionStatus, E
 
 __all__ = [
     "GONE",
+    "LONGEST_AUDIT_DAYS",
     "MAX_CONTENT",
     "MAX_METADATA_BYTES",
     "MAX_NAME",
     "MAX_SCHEDULE_LENGTH",
+    "MOST_FINDINGS_SHOWN",
+    "MOST_REMEMBERED",
     "MOST_REPAIRS_SHOWN",
     "TERMINAL",
     "Action",
     "ActivityHandler",
     "AttemptFault",
     "Attention",
+    "AuditFailure",
+    "AuditFinding",
+    "AuditInput",
+    "AuditKind",
+    "AuditNotice",
+    "AuditOutcome",
+    "AuditSummary",
+    "AuditTarget",
+    "AuditTargets",
     "BatchInput",
     "BatchStatus",
     "BatchSummary",

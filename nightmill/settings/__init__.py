@@ -314,6 +314,16 @@ class Settings(BaseSettings):
             raise NotConfigured(f"no API key for {provider}: set {variable}")
         return key
 
+    def keys_given(self) -> list[tuple[str, str | None]]:
+        """Return provider and account of every API key that is set; accounts are in lower case, None: the default."""
+        named = [(name, None, value.api_key) for name, value in self if isinstance(value, ProviderSettings)]
+        of_accounts = [
+            (provider, name.lower(), entry.api_key)
+            for name, entries in self.accounts.items()
+            for provider, entry in entries.items()
+        ]
+        return [(name, account) for name, account, key in (*named, *of_accounts) if key and key.get_secret_value()]
+
 
 def load_settings() -> Settings:
     """Read the settings from the environment and `.env`.

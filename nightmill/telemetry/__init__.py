@@ -3,6 +3,7 @@
 Metrics go to the meter provider that the process has set; without one they cost next to nothing.
 """
 
+from nightmill.telemetry.audits import record_audit
 from nightmill.telemetry.logs import JsonFormatter, TextFormatter, set_up_logging
 from nightmill.telemetry.recovery import record_finding, record_repair, record_tick
 from nightmill.telemetry.redaction import redacted
@@ -14,6 +15,7 @@ __all__ = [
     "SlicingMetrics",
     "TextFormatter",
     "observe_slicings",
+    "record_audit",
     "record_finding",
     "record_program",
     "record_repair",
