@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
 # servers and run side by side already.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: help install demo test test-full test-conformance test-system check format bench lock docs record-history up
+.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock docs record-history up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the provide
 
 test-system: install ## run the tests that need system tools: strace, network namespaces, tesseract, files of others
 	$(PYTEST) $(SHARED) -m 'system and not slow'
+
+chaos: install ## kill, cut off and terminate at random for some minutes, then balance the books; CHAOS="--seed 2"
+	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 check: install ## formatting, lint, strict types, import layers
 	$(BIN)/ruff format --check .

@@ -1,0 +1,89 @@
+"""Lets the planned troubles happen, each at its time, and keeps what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from temporalio.service import RPCError
+
+from tests.chaos.plan import Kind, Trouble
+from tests.chaos.scene import Scene
+
+TYPES: dict[Kind, str] = {
+    "batch": "ModelCompletionBatch",
+    "part": "ProviderBatch",
+    "document": "DocumentSync",
+    "slicing": "DocumentSlicing",
+    "reconciler": "Reconciler",
+}
+
+
+@dataclass
+class Storm:
+    """The troubles of a run.
+
+    Attributes:
+        open_jobs: How much is under way, to tell a kill of a busy worker from one of an idle worker.
+        done: Troubles that happened, by what they are.
+        missed: Those that met nothing: no worker up, no such workflow running.
+        busy_kills: Kills while something was under way.
+        terminated: Workflow ids of runs that were terminated.
+    """
+
+    scene: Scene
+    open_jobs: Callable[[], int]
+    done: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    busy_kills: int = 0
+    terminated: list[str] = field(default_factory=list)
+
+    async def rage(self, began: float) -> None:
+        """Let everything happen that is planned, at its seconds after `began` of the event loop's clock."""
+        clock = asyncio.get_running_loop().time
+        async with asyncio.TaskGroup() as group:
+            for trouble in self.scene.plan.troubles:
+                await asyncio.sleep(began + trouble.at - clock())
+                group.create_task(self._strike(trouble))
+
+    async def _strike(self, trouble: Trouble) -> None:
+        happened = True
+        if trouble.what == "kill":
+            happened = await self._kill(trouble)
+        elif trouble.what == "restart":
+            await self.scene.take_server_away(trouble.seconds)
+        elif trouble.what == "outage":
+            await self.scene.take_database_away(trouble.seconds)
+        else:
+            happened = await self._terminate(trouble)
+        (self.done if happened else self.missed)[trouble.what] += 1
+
+    async def _kill(self, trouble: Trouble) -> bool:
+        """Kill the worker of a slot, or of the next one that has one; one that is starting is waited for."""
+        slots = self.scene.slots
+        first = int(trouble.pick * len(slots))
+        for _ in range(150):
+            for slot in slots[first:] + slots[:first]:
+                if slot.kill(trouble.seconds):
+                    self.busy_kills += self.open_jobs() > 0
+                    return True
+            await asyncio.sleep(0.2)
+        return False
+
+    async def _terminate(self, trouble: Trouble) -> bool:
+        """Terminate a run of this kind, as somebody might in the UI; where there is none, of any kind."""
+        temporal = self.scene.nightmill.temporal
+        for kind in dict.fromkeys((trouble.kind, *TYPES)):
+            query = f"ExecutionStatus = 'Running' AND WorkflowType = '{TYPES[kind]}'"
+            try:
+                running = sorted([(one.id, one.run_id) async for one in temporal.list_workflows(query)])
+                if running:
+                    workflow_id, run_id = running[int(trouble.pick * len(running))]
+                    await temporal.get_workflow_handle(workflow_id, run_id=run_id).terminate("chaos")
+                    self.terminated.append(workflow_id)
+                    return True
+            except RPCError:  # the server is away, or the run has just ended
+                continue
+        return False
