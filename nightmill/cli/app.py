@@ -21,7 +21,9 @@ from nightmill.cli import (
     document_add,
     document_export,
     document_sync,
+    reconcile,
     sandbox,
+    schedules,
     slice_breaker,
     slice_export,
     slice_run,
@@ -54,6 +56,7 @@ app.add_typer(batch.app, name="batch")
 app.add_typer(account.app, name="account")
 app.add_typer(document.app, name="document")
 app.add_typer(slices.app, name="slice")
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(db.app, name="db")
 submit.register(batch.app)
 document_add.register(document.app)
@@ -62,6 +65,7 @@ document_export.register(document.app)
 slice_run.register(slices.app)
 slice_export.register(slices.app)
 slice_breaker.register(slices.app)
+reconcile.register(app)
 dev.register(app)
 worker.register(app)
 sandbox.register(app)

@@ -19,6 +19,7 @@ from nightmill.cli.output import (
     say,
     wants_json,
 )
+from nightmill.cli.reconcile import repairs_of_batch, told_of_repairs
 from nightmill.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -122,10 +123,11 @@ def show(batch_id: BatchId, json_: JsonFlag = None) -> None:
         row = assembly.batches.get(batch_id)
         summary = assembly.outcomes.summarize(batch_id)
         parts = assembly.batches.parts(batch_id)
+        repairs = repairs_of_batch(assembly, batch_id, limit=100)
     if wants_json(json_):
         print_json({**summary_json(summary), **_facts_json(row), "provider_batches": [_part_json(p) for p in parts]})
         return
-    print_summary(summary, row)
+    print_summary(summary, row, repaired=told_of_repairs(repairs))
     if parts:
         print_table(
             ["provider batch", "round", "status", "requests", "submitted", "polls", "reason"],
@@ -187,8 +189,8 @@ def _part_json(part: ProviderBatchRow) -> dict[str, Any]:
     }
 
 
-def print_summary(summary: BatchSummary, row: BatchRow) -> None:
-    """Print a summary for people."""
+def print_summary(summary: BatchSummary, row: BatchRow, *, repaired: str | None = None) -> None:
+    """Print a summary for people; `repaired` says what recovery did."""
     failed = ", ".join(f"{count:,} {code}" for code, count in sorted(summary.failed_by_code.items()))
     tokens = summary.tokens
     if summary.cost is None:
@@ -219,6 +221,7 @@ def print_summary(summary: BatchSummary, row: BatchRow) -> None:
             ("next poll", ago(row.next_poll_at) if not summary.status.is_terminal else None),
             ("ended", ago(row.ended_at)),
             ("handler", handler),
+            ("repaired", repaired),
             ("retry of", row.retry_of),
         ]
     )

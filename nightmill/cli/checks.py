@@ -67,7 +67,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Yield the findings, one check after the other."""
     from nightmill.assembly import assembled
-    from nightmill.cli.document_checks import examine_documents  # which is made of our findings, as is the next one
+    from nightmill.cli.document_checks import examine_documents  # which is made of our findings, as are the next ones
+    from nightmill.cli.recovery_checks import examine_recovery
     from nightmill.cli.slicing_checks import examine_mail, examine_slicing
     from nightmill.settings import load_settings
 
@@ -87,6 +88,7 @@ def examine() -> Iterator[Finding]:
         yield from examine_mail(settings)
         yield from examine_documents(assembly)
         yield from examine_slicing(assembly)
+        yield from examine_recovery(assembly)
         yield _space(settings)
         yield _clock(assembly)
 

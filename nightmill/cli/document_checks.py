@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from nightmill import ids
 from nightmill.cli.account import plan_trouble
 from nightmill.cli.checks import Finding, State, reason_of
-from nightmill.cli.output import length_of
+from nightmill.cli.recovery_checks import schedule_finding
 from nightmill.errors import NightmillError, TemporalUnreachable
 
 if TYPE_CHECKING:
@@ -84,38 +84,13 @@ async def _temporal(settings: Settings) -> list[Finding]:
 
     try:
         client = await connect(settings)
-        return [await _schedule(client, settings.documents), await _fairness(client)]
+        name, otherwise = ids.SYNC_SWEEP_SCHEDULE, "no sweeps by themselves"
+        sweep = await schedule_finding(client, settings, name, name="schedule", otherwise=otherwise)
+        return [sweep, await _fairness(client)]
     except NightmillError:  # that Temporal is away has been said already
         return []
     except RPCError as error:
         return [Finding("schedule", State.FAIL, f"{error.message}", "check the rights of the API key")]
-
-
-async def _schedule(client: Client, settings: DocumentSettings) -> Finding:
-    from temporalio.service import RPCError, RPCStatusCode
-
-    from nightmill import ids
-
-    name = ids.SYNC_SWEEP_SCHEDULE
-    try:
-        found = await client.get_schedule_handle(name).describe()
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
-        if not settings.sweep:
-            return Finding("schedule", State.OK, "none, as NIGHTMILL_DOCUMENTS__SWEEP says: no sweeps by themselves")
-        return Finding("schedule", State.WARN, f"{name} does not exist", "a worker makes it when it starts, if it may")
-    if found.schedule.state.paused:
-        message = f"{name} is paused: {found.schedule.state.note or 'no reason given'}"
-        return Finding("schedule", State.WARN, message, f"`temporal schedule toggle --unpause --schedule-id {name}`")
-    last = max((action.started_at for action in found.info.recent_actions), default=None)
-    if last is None:
-        return Finding("schedule", State.OK, f"{name} has not run yet")
-    since = datetime.now(UTC) - last
-    if since > 3 * settings.sweep_interval:
-        message = f"{name} ran last {length_of(since)} ago: a sweep may be stuck"
-        return Finding("schedule", State.WARN, message, "look at the workflows of type DocumentSyncSweep")
-    return Finding("schedule", State.OK, f"{name} ran last {length_of(since)} ago")
 
 
 async def _fairness(client: Client) -> Finding:

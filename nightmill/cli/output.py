@@ -139,14 +139,17 @@ _STYLES = {
     "closed": "green",
     "updated": "green",
     "right": "green",
+    "done": "green",
     "failed": "red",
     "open": "red",
     "fail": "red",
     "wrong": "red",
+    "missing": "red",
     "expired": "yellow",
     "canceled": "yellow",
     "canceling": "yellow",
     "warn": "yellow",
+    "paused": "yellow",
     "needs_review": "yellow",
     "waiting": "yellow",
     "held_open": "yellow",
@@ -155,6 +158,8 @@ _STYLES = {
     "syncing": "cyan",
     "slicing": "cyan",
     "submitted": "cyan",
+    "asked": "cyan",
+    "would": "cyan",
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TAKEN_WITHIN = timedelta(seconds=20)
 """A worker that runs takes a workflow within a second or two; one that is busy has these."""
 
+_LOOK_EVERY = 1.0
+_ANSWERS_WITHIN = timedelta(seconds=5)
 _BEFORE_ANY_WORKER = 2
 """Events of a workflow that no worker has taken: started, first task scheduled."""
 
@@ -43,7 +45,12 @@ class Recovery:
     assembly: Assembly
 
     async def reconcile(
-        self, *, dry_run: bool = False, expiry: bool = False, timeout: timedelta | None = None
+        self,
+        *,
+        dry_run: bool = False,
+        expiry: bool = False,
+        timeout: timedelta | None = None,
+        watch: Callable[[ReconcileSummary], None] | None = None,
     ) -> ReconcileSummary:
         """Look at everything that is late, repair it, and return what was found and done.
 
@@ -54,6 +61,7 @@ class Recovery:
             dry_run: Only report what would be done.
             expiry: Do the expiry sweep in place of the reconciler: end batches past their max age that nobody drives.
             timeout: Give up waiting after this long; the work goes on.
+            watch: Called about once a second with what was found so far.
 
         Raises:
             TimeoutError: It has not ended in time.
@@ -74,23 +82,36 @@ class Recovery:
                 static_summary=f"{what}, by hand" + (", only to report" if dry_run else ""),
             )
             async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
-                return await self._result(handle, what)
+                return await self._result(handle, what, watch)
         except WorkflowFailureError as error:
             raise WorkflowFailed(f"{what}: {innermost(error)}") from error
         except RPCError as error:
             raise TemporalUnreachable(f"{what}: Temporal answered {error.message!r}") from error
 
-    async def _result(self, handle: WorkflowHandle[object, ReconcileSummary], what: str) -> ReconcileSummary:
+    async def _result(
+        self,
+        handle: WorkflowHandle[Any, ReconcileSummary],
+        what: str,
+        watch: Callable[[ReconcileSummary], None] | None,
+    ) -> ReconcileSummary:
+        clock = asyncio.get_running_loop()
+        give_up_at = clock.time() + TAKEN_WITHIN.total_seconds()
         result = asyncio.create_task(handle.result())
         try:
-            await asyncio.wait({result}, timeout=TAKEN_WITHIN.total_seconds())
-            if not result.done() and (await handle.describe()).history_length <= _BEFORE_ANY_WORKER:
-                queue = self.assembly.settings.worker.task_queue
-                raise TemporalUnreachable(
-                    f"{what}: no worker on task queue {queue} has taken it within {TAKEN_WITHIN.seconds} s; it is done "
-                    "once one runs"
-                )
-            return await result
+            while not result.done():
+                await asyncio.wait({result}, timeout=_LOOK_EVERY)
+                if result.done():
+                    break
+                if (await handle.describe()).history_length > _BEFORE_ANY_WORKER:
+                    if watch is not None:
+                        await _show(handle, watch)
+                elif clock.time() > give_up_at:
+                    queue = self.assembly.settings.worker.task_queue
+                    raise TemporalUnreachable(
+                        f"{what}: no worker on task queue {queue} has taken it within {TAKEN_WITHIN.seconds} s; it is "
+                        "done once one runs"
+                    )
+            return result.result()
         finally:
             result.cancel()
 
@@ -141,3 +162,10 @@ class Recovery:
         for name, schedule in wanted.items():
             await apply_schedule(self.temporal, name, schedule)
         return list(wanted)
+
+
+async def _show(handle: WorkflowHandle[Any, ReconcileSummary], watch: Callable[[ReconcileSummary], None]) -> None:
+    try:
+        watch(await handle.query("progress", result_type=ReconcileSummary, rpc_timeout=_ANSWERS_WITHIN))
+    except (RPCError, WorkflowQueryFailedError):
+        return  # a worker that is busy or restarts answers the next one; whether Temporal is away the result says

@@ -68,20 +68,25 @@ async def look_at_schedules(client: Client, settings: Settings) -> list[Schedule
     Raises:
         TemporalUnreachable: Temporal does not say.
     """
-    asked = schedules_of(settings)
     try:
-        return [await _look(client, name, is_asked=name in asked) for name in WHAT]
+        return [await look_at_schedule(client, settings, name) for name in WHAT]
     except RPCError as error:
         raise TemporalUnreachable(f"schedules: Temporal answered {error.message!r}") from error
 
 
-async def _look(client: Client, name: str, *, is_asked: bool) -> ScheduleLook:
+async def look_at_schedule(client: Client, settings: Settings, name: str) -> ScheduleLook:
+    """Return how one of Nightmill's schedules stands.
+
+    Raises:
+        RPCError: Temporal does not say.
+    """
     try:
         found = await client.get_schedule_handle(name).describe()
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND or _has_no_namespace(error):
             raise
-        return ScheduleLook(name, WHAT[name], ScheduleState.MISSING if is_asked else ScheduleState.OFF)
+        is_asked_for = name in schedules_of(settings)
+        return ScheduleLook(name, WHAT[name], ScheduleState.MISSING if is_asked_for else ScheduleState.OFF)
     state, info, spec = found.schedule.state, found.info, found.schedule.spec
     last = max(info.recent_actions, key=lambda action: action.started_at, default=None)
     last_run = (

@@ -233,7 +233,7 @@ def test_the_doctor_looks_at_documents_once_there_are_accounts(live: Cli) -> Non
     assert seen["accounts"]["message"] == "1 of 2 have a plan that syncs nothing: other"
     assert seen["fairness"]["message"] == "the server minds fairness keys"
     with environment({"NIGHTMILL_DOCUMENTS__SWEEP": "true"}):
-        assert found()["schedule"]["fix"] == "a worker makes it when it starts, if it may"
+        assert found()["schedule"]["fix"].startswith("a worker makes it when it starts, if it may; else")
 
 
 @pytest.mark.server
