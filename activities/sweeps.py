@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import (
     Priority,
     SearchAttributeKey,
@@ -112,22 +114,15 @@ async def _start(client: Client, pick: SweepPick, asked: StartInput) -> bool:
     if pick.has_begun:  # by an attempt of ours that died before it could say so, or by a person since
         return True
     try:
-        await client.start_workflow(
-            "DocumentSync",
-            DocumentSyncInput(document_id=pick.document_id, trigger=Trigger.SWEEP),
-            id=ids.document_workflow_id(pick.document_id),
+        await start_sync(
+            client,
+            pick.document_id,
+            account=pick.account,
+            weight=pick.weight,
+            trigger=Trigger.SWEEP,
             task_queue=asked.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             start_delay=pick.delay or None,
-            priority=Priority(
-                priority_key=Trigger.SWEEP.priority,
-                fairness_key=ids.fairness_key(pick.account),
-                fairness_weight=pick.weight,
-            ),
-            search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(_ACCOUNT, pick.account), SearchAttributePair(_TRIGGER, Trigger.SWEEP.value)]
-            ),
             memo={SWEEP_MEMO: asked.sweep_id},
             static_summary=f"sweep: {pick.account}",
         )
@@ -140,3 +135,41 @@ async def _start(client: Client, pick: SweepPick, asked: StartInput) -> bool:
         )
         return False
     return True
+
+
+async def start_sync(
+    client: Client,
+    document_id: str,
+    *,
+    account: str,
+    weight: float,
+    trigger: Trigger,
+    task_queue: str,
+    id_conflict_policy: WorkflowIDConflictPolicy,
+    static_summary: str,
+    start_delay: timedelta | None = None,
+    memo: Mapping[str, str] | None = None,
+) -> WorkflowHandle[Any, Any]:
+    """Start a document's sync, which shares the workers as its account's weight says.
+
+    Raises:
+        WorkflowAlreadyStartedError: It is being synced, and the policy is to fail then.
+        RPCError: Temporal did not take it.
+    """
+    return await client.start_workflow(
+        "DocumentSync",
+        DocumentSyncInput(document_id=document_id, trigger=trigger),
+        id=ids.document_workflow_id(document_id),
+        task_queue=task_queue,
+        id_conflict_policy=id_conflict_policy,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        start_delay=start_delay,
+        priority=Priority(
+            priority_key=trigger.priority, fairness_key=ids.fairness_key(account), fairness_weight=weight
+        ),
+        search_attributes=TypedSearchAttributes(
+            [SearchAttributePair(_ACCOUNT, account), SearchAttributePair(_TRIGGER, trigger.value)]
+        ),
+        memo=memo,
+        static_summary=static_summary,
+    )

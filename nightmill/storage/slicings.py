@@ -74,14 +74,21 @@ class SlicingRepository(SlicingReads):
             session.add(row)
             return row
 
-    def refuse(self, ref: SlicingRef, message: str, *, now: datetime) -> None:
+    def refuse(
+        self,
+        ref: SlicingRef,
+        message: str,
+        *,
+        code: SlicingErrorCode = SlicingErrorCode.UNREADABLE,
+        now: datetime,
+    ) -> None:
         """Write why a run cannot begin, where a client has stored the document and none has begun; else do nothing."""
         key = (SlicingRow.sha256 == ref.sha256, SlicingRow.profile == ref.profile)
         with self.database.transaction() as session:
             row = session.exec(select(SlicingRow).where(*key).with_for_update()).first()
             if row is not None and row.run_id is None:
                 row.status, row.run_id, row.ended_at = SlicingStatus.FAILED, ref.run_id, now
-                row.error_code, row.error = SlicingErrorCode.UNREADABLE, message
+                row.error_code, row.error = code, message
                 session.add(row)
 
     def open(
