@@ -182,7 +182,7 @@ class Settler:
                 return RoundOutcome(next_round=asked.round + 1, parts=parts)
             status, reason = self.batches.round_verdict(batch.id)
             status = self.batches.finish(
-                batch.id, status, reason=reason, now=datetime.now(UTC), dispatch=self._wants_to_know(batch, status)
+                batch.id, status, reason=reason, now=datetime.now(UTC), dispatch=self.wants_to_know(batch, status)
             )
             logger.info("terminal", extra={"batch": batch.id, "status": status, "reason": reason})
         fail_point("round.finished")
@@ -196,7 +196,8 @@ class Settler:
         return self.batches.retriable_failures(batch.id, round_) > 0
 
     @staticmethod
-    def _wants_to_know(batch: BatchRow, status: BatchStatus) -> bool:
+    def wants_to_know(batch: BatchRow, status: BatchStatus) -> bool:
+        """Whether the host application is to be told of a batch that ends like this."""
         handler = batch.completion_handler
         return handler is not None and (not handler.get("on") or status.value in handler["on"])
 

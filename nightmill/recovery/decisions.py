@@ -17,8 +17,8 @@
     not found                                   a start
 
 Resets and starts are spaced (`Here.spacing`) and counted (`Past.tries`); after the last one it needs attention.
-Provider batches of a batch of several are started by their batch alone, and workflows of no subject by whoever started
-them; both are reset if their tasks fail. A sync is cheap: documents are started, never reset otherwise nor given up.
+Provider batches of a batch of several are started by their batch alone. Of what only Temporal reports, failing workflow
+tasks are repaired and nothing else. A sync is cheap: documents are started, and nobody gives them up.
 """
 
 from __future__ import annotations
@@ -48,9 +48,6 @@ Up to there a task of which no failure is known may just have lost its worker.""
 POLLS_WITHIN = timedelta(minutes=1)
 """How long a `poll_now` may take to show in the rows; the grace, where that is shorter."""
 
-REFUSED_RESETS = 3
-"""Refusals after which a run is not reset but replaced by a fresh one."""
-
 STANDSTILL = timedelta(days=1)
 """Past its max age, a batch of several provider batches of which one has been due for so long is not driven."""
 
@@ -58,7 +55,7 @@ FRUITLESS = 3
 """Fresh starts by the expiry sweep after which somebody should look; the sweep goes on all the same."""
 
 _BATCHES = frozenset({Subject.BATCH, Subject.PART})
-_OTHERS_START = frozenset({Subject.PART, Subject.WORKFLOW})
+_STARTS = frozenset({Action.START, Action.START_AFRESH})
 _CLOSED: dict[RunState, Finding] = {
     RunState.FAILED: Finding.FAILED,
     RunState.TIMED_OUT: Finding.TIMED_OUT,
@@ -82,6 +79,8 @@ def decide(candidate: Candidate, seen: Seen | None, past: Sequence[RepairRow], h
         return Decision(Finding.BEING_REPAIRED)
     if here.expires:
         return _expired(case, seen)
+    if candidate.subject is Subject.WORKFLOW or not candidate.known:
+        return _reported(case, seen)
     if candidate.subject is not Subject.PART and _is_past_deadline(case):
         return Decision(Finding.LEFT_TO_EXPIRY)  # a provider batch ends itself, once its own workflow goes on
     match seen:
@@ -170,6 +169,21 @@ def _running(case: _Case, seen: Seen) -> Decision:
     return _long_back_off(case, seen) or _overdue(case, seen)
 
 
+def _reported(case: _Case, seen: Seen | None) -> Decision:
+    """A workflow that Temporal reports: its failing tasks are all that is known to be wrong with it."""
+    match seen:
+        case None:
+            return Decision(Finding.NOT_FOUND)
+        case Seen(state=RunState.PAUSED):
+            return Decision(Finding.PAUSED)
+        case Seen(state=RunState.RUNNING) if seen.queue in case.here.idle_queues:
+            return Decision(Finding.NO_WORKER)
+        case Seen(state=RunState.RUNNING) if seen.task_attempt > 1:
+            return _tasks_fail(case, seen)
+        case _:
+            return Decision(Finding.HEALTHY)
+
+
 def _too_old(case: _Case, seen: Seen | None) -> Decision | None:
     """Cancel what waits to be submitted for longer than it may; what may exist at the provider is followed instead."""
     if case.candidate.submitted or case.candidate.terminal:
@@ -191,7 +205,7 @@ def _tasks_fail(case: _Case, seen: Seen) -> Decision:
         return given_up or Decision(Finding.TASKS_FAIL, reason=reason)
     if seen.failed_build not in (None, build) and seen.replays is not False:
         return Decision(Finding.TASKS_FAILED_ELSEWHERE, reason=f"failed with build {seen.failed_build}")
-    if case.past.failed_resets(seen.run_id) >= REFUSED_RESETS and case.candidate.subject is Subject.BATCH:
+    if case.past.was_refused(seen.run_id) and case.candidate.subject is Subject.BATCH:
         return _start_afresh(case, seen, Finding.TASKS_FAIL)
     reason = f"its tasks fail with build {seen.failed_build or 'unknown'}"
     return Decision(Finding.TASKS_FAIL, Action.RESET, f"replay/{build}", reason)
@@ -239,18 +253,15 @@ def _overdue(case: _Case, seen: Seen) -> Decision:
 
 
 def _not_found(case: _Case) -> Decision:
-    match case.candidate.subject:
-        case Subject.PART:
-            return Decision(Finding.HEALTHY, reason="its batch starts it again")
-        case Subject.WORKFLOW:
-            return Decision(Finding.NOT_FOUND)
+    if case.candidate.subject is Subject.PART:
+        return Decision(Finding.HEALTHY, reason="its batch starts it again")
     canceled = _too_old(case, None) if case.candidate.too_old else None
     return canceled or _start(case, None, Finding.NOT_FOUND, "there is no such workflow")
 
 
 def _closed(case: _Case, seen: Seen) -> Decision:
-    if case.candidate.subject in _OTHERS_START:
-        return Decision(Finding.HEALTHY, reason="whoever started it starts it again")
+    if case.candidate.subject is Subject.PART:
+        return Decision(Finding.HEALTHY, reason="its batch starts it again")
     finding = _CLOSED[seen.state]
     reason = f"its run is {seen.state}" + (f": {_short(seen.failure)}" if seen.failure else "")
     if case.candidate.subject is Subject.DOCUMENT:
@@ -305,13 +316,11 @@ def _completed(case: _Case, seen: Seen, reason: str) -> Decision:
 
 # --- tries
 
-_STARTS = frozenset({Action.START, Action.START_AFRESH})
-
 
 def _reset(case: _Case, seen: Seen, finding: Finding, reason: str) -> Decision:
     """Reset a run once; one that was reset, or cannot be, is replaced by a fresh start."""
     epoch = f"reset/{seen.run_id}"
-    if not case.past.repair(epoch) and case.past.failed_resets(seen.run_id) < REFUSED_RESETS:
+    if not case.past.repair(epoch) and not case.past.was_refused(seen.run_id):
         return _try(case, seen, Decision(finding, Action.RESET, epoch, reason, starts_run=True))
     if seen.state is not RunState.RUNNING:
         return _start(case, seen, finding, reason)

@@ -49,6 +49,7 @@ class Candidate:
         deadline: When its max age is reached, where that is known.
         too_old: Whether it waits to be submitted for longer than it may.
         parts: Provider batches of the batch's present round; each of several has a workflow of its own.
+        known: Whether its row was read; what only Temporal tells of is repaired if its tasks fail, and not otherwise.
         facts: More about it for logs: status, next_poll_at, provider_batch_id.
     """
 
@@ -64,6 +65,7 @@ class Candidate:
     deadline: datetime | None = None
     too_old: bool = False
     parts: int = 1
+    known: bool = True
     facts: Mapping[str, object] = field(default_factory=dict)
 
 

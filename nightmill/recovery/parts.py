@@ -48,12 +48,7 @@ class RecoveryParts:
     @cached_property
     def closer(self) -> Closer:
         """Writes ends that runs could not write."""
-        return Closer(
-            batches=self.assembly.batches,
-            parts=self.assembly.parts,
-            outcomes=self.assembly.outcomes,
-            settler=self.assembly.settler,
-        )
+        return Closer(batches=self.assembly.batches, settler=self.assembly.settler)
 
     @cached_property
     def alarms(self) -> Alarms:

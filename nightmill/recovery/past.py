@@ -58,9 +58,9 @@ class Past:
                 break
         return tuple(counted)
 
-    def failed_resets(self, run_id: str) -> int:
-        """Return how often the server refused to reset this run."""
-        return sum(
+    def was_refused(self, run_id: str) -> bool:
+        """Whether a reset of this run has failed: the next one may fail for the same reason, a fresh start does not."""
+        return any(
             row.action is Action.RESET and row.state is RepairState.FAILED and row.run_id == run_id for row in self.rows
         )
 
