@@ -28,6 +28,7 @@ STAYS_KNOWN = timedelta(hours=24)
 
 _AT_ONCE = 100
 _OF_ONE = 20
+_ALIKE = 5
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class RepairRepository:
     def failed(self, key: int, error: str, *, now: datetime) -> bool:
         """Record that a repair could not be carried out, and give its epoch back; return whether that is news.
 
-        It is none where the same error was recorded of the same workflow a day ago or less; this record takes the place
-        of that one, so that one that fails for weeks does not fill the table. A repair that has ended stays as it is.
+        It is none where the same error was recorded of the same workflow a day ago or less. Of such records the newest
+        five are kept, so that what fails for weeks does not fill the table. A repair that has ended stays as it is.
         """
         with self.database.transaction() as session:
             row = _open(session, key)
@@ -100,8 +101,12 @@ class RepairRepository:
             _give_back(row)
             row.state, row.error, row.ended_at = RepairState.FAILED, storable(error)[:LONGEST_ERROR], now
             session.add(row)
-            alike = delete(RepairRow).where(*_alike(row.workflow_id, row.error, now), col(RepairRow.key) != key)
-            return not session.connection().execute(alike).rowcount
+            session.flush()
+            alike = select(RepairRow.key).where(*_alike(row.workflow_id, row.error, now))
+            keys = session.exec(alike.order_by(col(RepairRow.key).desc())).all()
+            if len(keys) > _ALIKE:
+                session.connection().execute(delete(RepairRow).where(col(RepairRow.key).in_(keys[_ALIKE:])))
+            return len(keys) == 1
 
     def void(self, key: int, reason: str, *, now: datetime) -> None:
         """Record that a repair was not carried out, and give its epoch back. A repair that has ended stays as it is."""
