@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 import typer.main
+from pydantic import BaseModel
 
+from nightmill import ids
 from nightmill.assembly import Assembly
 from nightmill.cli.app import app
 from nightmill.completions.requests import read_requests
 from nightmill.contracts import (
+    Action,
+    AuditInput,
+    AuditKind,
     BatchInput,
     BatchStatus,
     CrawlInput,
@@ -26,7 +31,10 @@ from nightmill.contracts import (
     DocumentSyncInput,
     EntryProblem,
     ErrorCode,
+    Finding,
     HealthInput,
+    ReconcileInput,
+    RepairState,
     SlicingErrorCode,
     SlicingInput,
     SlicingStatus,
@@ -37,6 +45,7 @@ from nightmill.contracts import (
 from nightmill.sandbox.faults import ACTIONS
 from nightmill.sandbox.profile import Profile
 from nightmill.settings import DocumentSettings, PlanSettings, Settings
+from nightmill.settings.recovery import ReconcilerSettings
 from nightmill.settings.slicing import SlicerSettings, SlicingSettings
 from nightmill.slicing.profiles import BUILT_IN
 
@@ -107,6 +116,7 @@ def test_every_setting_that_is_named_exists() -> None:
         assert variable in known, variable
 
 
+RECOVERY_SCHEDULES = (ids.RECONCILER_SCHEDULE, ids.EXPIRY_SCHEDULE, ids.AUDIT_SCHEDULE)
 COMMANDS = typer.main.get_command(app)
 
 
@@ -138,13 +148,16 @@ def test_commands_and_options_that_are_named_exist(line: str) -> None:
     assert {word for word in words if word.startswith("--")} - {"--help"} <= options
 
 
-INPUTS = {
+INPUTS: dict[str, type[BaseModel]] = {
     "ModelCompletionBatch": BatchInput,
     "DocumentSync": DocumentSyncInput,
     "DocumentSyncSweep": SweepInput,
     "SiteCrawl": CrawlInput,
     "DocumentSlicing": SlicingInput,
     "SlicerHealth": HealthInput,
+    "Reconciler": ReconcileInput,
+    "ExpirySweep": ReconcileInput,
+    "ProviderAudit": AuditInput,
 }
 
 
@@ -235,6 +248,18 @@ def test_slicing_names_every_status_code_problem_profile_field_input_and_metric(
     for metric in re.findall(
         r'"(nightmill\.(?:slicing|worker)\.[a-z_.]+)"', page_of("nightmill/telemetry/slicings.py")
     ):
+        assert f"`{metric}`" in text, metric
+
+
+def test_recovery_names_every_finding_repair_schedule_setting_input_and_metric() -> None:
+    text = page_of("docs/recovery.md")
+    for word in [*Finding, *Action, *RepairState, *AuditKind, *RECOVERY_SCHEDULES]:
+        assert f"`{word}`" in text, word
+    for name in (*ReconcileInput.model_fields, *AuditInput.model_fields):
+        assert f'"{name}"' in text, name
+    for setting in ReconcilerSettings.model_fields:
+        assert re.search(rf"NIGHTMILL_RECONCILER__{setting.upper()}\b", TEXT), setting
+    for metric in re.findall(r'"(nightmill\.reconciler\.[a-z_.]+)"', page_of("nightmill/telemetry/recovery.py")):
         assert f"`{metric}`" in text, metric
 
 
