@@ -74,7 +74,7 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
         message = f"{schedule} ran last {length_of(since)} ago: a run may be stuck"
         return Finding(name, State.WARN, message, f"look at the workflow {look.last_run}")
     if look.last_result not in (None, "running", "completed"):
-        message = f"{schedule} ran last {length_of(since)} ago, and {look.last_result.replace('_', ' ')}"
+        message = f"{schedule} ran last {length_of(since)} ago: {look.last_result.replace('_', ' ')}"
         return Finding(name, State.WARN, message, f"look at the workflow {look.last_run}")
     return Finding(name, State.OK, f"{schedule} ran last {length_of(since)} ago")
 

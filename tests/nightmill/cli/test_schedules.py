@@ -11,7 +11,11 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from nightmill import ids
+from nightmill.cli.checks import Finding, State
+from nightmill.cli.recovery_checks import schedule_finding
+from nightmill.client.schedule_looks import look_at_schedule
 from nightmill.client.schedules import WHAT
+from nightmill.settings import load_settings
 from tests.nightmill.cli.conftest import Cli
 from tests.stack import TemporalServer
 
@@ -39,6 +43,20 @@ def scheduling(cli: Cli, temporal_server: TemporalServer, monkeypatch: pytest.Mo
 def pause(server: TemporalServer, name: str, note: str) -> None:
     async def work() -> None:
         await (await Client.connect(server.address)).get_schedule_handle(name).pause(note=note)
+
+    asyncio.run(work())
+
+
+def run_and_terminate(server: TemporalServer, name: str) -> None:
+    """Let a schedule start its workflow now, and terminate that."""
+
+    async def work() -> None:
+        client = await Client.connect(server.address)
+        await client.get_schedule_handle(name).trigger()
+        async with asyncio.timeout(20):
+            while (look := await look_at_schedule(client, load_settings(), name)).last_run is None:
+                await asyncio.sleep(0.1)
+        await client.get_workflow_handle(look.last_run).terminate()
 
     asyncio.run(work())
 
@@ -91,3 +109,42 @@ def test_a_server_that_is_away_is_exit_code_5(cli: Cli) -> None:
         ended = cli("schedules", command)
         assert ended.code == 5
         assert ended.message.startswith("no Temporal server at 127.0.0.1:")
+
+
+# --- what the doctor says of them
+
+
+def finding_of(server: TemporalServer, *, name: str = ids.EXPIRY_SCHEDULE) -> Finding:
+    async def work() -> Finding:
+        client = await Client.connect(server.address)
+        return await schedule_finding(client, load_settings(), name, name="expiry sweep", otherwise="nothing ends")
+
+    return asyncio.run(work())
+
+
+def test_the_doctor_says_whether_a_schedule_is_there_paused_and_well(
+    scheduling: Cli, temporal_server: TemporalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = finding_of(temporal_server)
+    assert (missing.state, missing.message) == (State.WARN, "nightmill-expiry does not exist: nothing ends")
+    assert "`nightmill schedules apply nightmill-expiry`" in str(missing.fix)
+    monkeypatch.setenv("NIGHTMILL_RECONCILER__SCHEDULES", "false")
+    off = finding_of(temporal_server)
+    assert (off.state, off.message) == (
+        State.OK,
+        "no schedule, as NIGHTMILL_RECONCILER__SCHEDULES says: nothing ends",
+    )
+    scheduling("schedules", "apply", ids.EXPIRY_SCHEDULE)
+    assert finding_of(temporal_server).message == "nightmill-expiry has not run yet"
+
+    run_and_terminate(temporal_server, ids.EXPIRY_SCHEDULE)
+    ended = finding_of(temporal_server)
+    assert ended.state is State.WARN
+    assert ended.message.startswith("nightmill-expiry ran last ")
+    assert ended.message.endswith(" ago: terminated")
+    assert "nightmill-expiry-20" in str(ended.fix), "the run is named"
+
+    pause(temporal_server, ids.EXPIRY_SCHEDULE, "ana: until Monday")
+    paused = finding_of(temporal_server)
+    assert (paused.state, paused.message) == (State.WARN, "nightmill-expiry is paused: ana: until Monday")
+    assert "toggle --unpause --schedule-id nightmill-expiry" in str(paused.fix)
