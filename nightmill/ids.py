@@ -173,12 +173,13 @@ def health_workflow_id(profile: str) -> str:
     return f"{_HEALTH}{profile}"
 
 
-def by_hand_workflow_id(schedule_id: str, *, dry_run: bool) -> str:
-    """Return the id of what a schedule starts when somebody starts it by hand: `<schedule>/manual`.
+def by_hand_workflow_id(schedule_id: str, task_queue: str, *, dry_run: bool) -> str:
+    """Return the id of what somebody starts by hand in place of a schedule: `<schedule>/manual/<task queue>`.
 
-    A run that only reports is another one, `<schedule>/dry-run`: nobody who wants repairs may be given its answer.
+    A run that only reports is `<schedule>/dry-run/<task queue>`: nobody who wants repairs may be given its answer, and
+    nobody the answer of another queue's worker.
     """
-    return f"{schedule_id}/{'dry-run' if dry_run else 'manual'}"
+    return f"{schedule_id}/{'dry-run' if dry_run else 'manual'}/{task_queue}"
 
 
 def programs_queue(slicing_queue: str) -> str:

@@ -70,12 +70,13 @@ class Recovery:
         """
         schedule, workflow = (ids.EXPIRY_SCHEDULE, EXPIRY) if expiry else (ids.RECONCILER_SCHEDULE, RECONCILER)
         what = f"the {'expiry sweep' if expiry else 'reconciler'}"
+        queue = self.assembly.settings.worker.task_queue
         try:
             handle = await self.temporal.start_workflow(
                 workflow,
                 ReconcileInput(dry_run=dry_run),
-                id=ids.by_hand_workflow_id(schedule, dry_run=dry_run),
-                task_queue=self.assembly.settings.worker.task_queue,
+                id=ids.by_hand_workflow_id(schedule, queue, dry_run=dry_run),
+                task_queue=queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 result_type=ReconcileSummary,
