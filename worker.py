@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.client import Client
+from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
@@ -28,8 +29,13 @@ from activities.batches import BatchActivities
 from activities.changes import ChangeActivities
 from activities.crawls import CrawlActivities
 from activities.documents import DocumentActivities
+from activities.executions import Executions
 from activities.handlers import handler_workflow_finished
 from activities.heartbeats import HeartbeatInterceptor
+from activities.other_repairs import OtherRepairs
+from activities.reconciliation import ReconcileActivities
+from activities.repairing import Repairer
+from activities.sightings import worker_identity
 from activities.slicer_health import HealthActivities
 from activities.slicing import SlicingActivities
 from activities.slicing_programs import ProgramActivities
@@ -38,7 +44,7 @@ from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
-from nightmill.client.schedules import apply_schedule, slicer_canary, sync_sweep
+from nightmill.client.schedules import apply_schedule, schedules_of
 from nightmill.errors import NightmillError, NotConfigured
 from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
@@ -48,8 +54,11 @@ from workflows.batch_completion import ModelCompletionBatch
 from workflows.document_slicing import DocumentSlicing
 from workflows.document_sync import DocumentSync
 from workflows.document_sync_sweep import DocumentSyncSweep
+from workflows.expiry_sweep import ExpirySweep
 from workflows.provider_audit import ProviderAudit
 from workflows.provider_batch import ProviderBatch
+from workflows.reconciler import Reconciler
+from workflows.replaying import replays_with
 from workflows.site_crawl import SiteCrawl
 from workflows.slicer_health import SlicerHealth
 from workflows.story import SEARCH_ATTRIBUTES
@@ -60,7 +69,16 @@ STICKY_TIMEOUT = timedelta(seconds=3)
 """How long a workflow task waits for the worker that has the workflow cached. The default, 10 s, is most of what
 recovery from a killed worker takes; much less, and a busy worker's tasks are replayed elsewhere."""
 
-WORKFLOWS = [ModelCompletionBatch, ProviderBatch, DocumentSync, DocumentSyncSweep, SiteCrawl, ProviderAudit]
+WORKFLOWS = [
+    ModelCompletionBatch,
+    ProviderBatch,
+    DocumentSync,
+    DocumentSyncSweep,
+    SiteCrawl,
+    Reconciler,
+    ExpirySweep,
+    ProviderAudit,
+]
 SLICING_WORKFLOWS = [DocumentSlicing, SlicerHealth]
 
 SLICING_ACTIVITIES_AT_ONCE = 10
@@ -116,6 +134,7 @@ def _general_worker(client: Client, assembly: Assembly) -> Worker:
             *_batch_activities(assembly),
             *_document_activities(assembly),
             *_audit_activities(assembly),
+            *_recovery_activities(client, assembly),
             handler_workflow_finished,
         ],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
@@ -197,6 +216,7 @@ def _for_all(limits: WorkerSettings) -> dict[str, Any]:
         "graceful_shutdown_timeout": limits.shutdown_grace,
         "interceptors": [HeartbeatInterceptor(), AdmissionInterceptor()],
         "deployment_config": _deployment(),
+        "identity": worker_identity(os.getpid(), socket.gethostname(), _build_id()),
     }
 
 
@@ -254,12 +274,34 @@ def _audit_activities(assembly: Assembly) -> list[Callable[..., Any]]:
     return [audit.find_audit_targets, audit.audit_provider, audit.tell_audit, audit.record_audit]
 
 
+def _recovery_activities(client: Client, assembly: Assembly) -> list[Callable[..., Any]]:
+    settings, parts = assembly.settings, assembly.recovery
+    executions = Executions(
+        client,
+        replays_with([*WORKFLOWS, *SLICING_WORKFLOWS], client),
+        task_queue=settings.worker.task_queue,
+        slicing_queue=settings.slicing.task_queue,
+    )
+    recovery = ReconcileActivities(
+        repairer=Repairer(parts, assembly.batches, executions, OtherRepairs.of(client, assembly)),
+        parts=parts,
+        executions=executions,
+        settings=settings.reconciler,
+        build=_build_id(),
+    )
+    return [recovery.look_at_queues, recovery.reconcile_page, recovery.record_tick]
+
+
+def _build_id() -> str:
+    return os.environ.get("TEMPORAL_WORKER_BUILD_ID") or _hash_of_workflows()
+
+
 def _deployment() -> WorkerDeploymentConfig:
     """Name the build; versioning is on only when deployment name and build id are both given (O9)."""
     name = os.environ.get("TEMPORAL_DEPLOYMENT_NAME")
     build = os.environ.get("TEMPORAL_WORKER_BUILD_ID")
     return WorkerDeploymentConfig(
-        version=WorkerDeploymentVersion(name or "nightmill", build or _hash_of_workflows()),
+        version=WorkerDeploymentVersion(name or "nightmill", _build_id()),
         use_worker_versioning=bool(name and build),
         default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE
         if name and build
@@ -309,11 +351,11 @@ def _observe_slicings(assembly: Assembly) -> None:
 
 
 async def _make_schedules(client: Client, settings: Settings) -> None:
+    """Make the schedules of the task queues that this worker serves."""
     queues = queues_of(settings)
-    if settings.documents.sweep and settings.worker.task_queue in queues:
-        await apply_schedule(client, ids.SYNC_SWEEP_SCHEDULE, sync_sweep(settings))
-    if settings.slicing.canary and settings.slicing.task_queue in queues:
-        await apply_schedule(client, ids.CANARY_SCHEDULE, slicer_canary(settings))
+    for schedule_id, schedule in schedules_of(settings).items():
+        if isinstance(schedule.action, ScheduleActionStartWorkflow) and schedule.action.task_queue in queues:
+            await apply_schedule(client, schedule_id, schedule)
 
 
 def _keep_messages_constant() -> None:

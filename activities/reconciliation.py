@@ -25,7 +25,7 @@ from nightmill.contracts import (
 )
 from nightmill.recovery.model import Candidate, Here
 from nightmill.recovery.parts import RecoveryParts
-from nightmill.settings import ReconcilerSettings
+from nightmill.settings.recovery import ReconcilerSettings
 from nightmill.threads import in_thread
 
 AT_ONCE = 8
@@ -42,7 +42,6 @@ class ReconcileActivities:
         executions: Temporal.
         settings: How late is late.
         build: This worker's build id.
-        queues: The task queues that somebody should listen to.
     """
 
     repairer: Repairer
@@ -50,12 +49,11 @@ class ReconcileActivities:
     executions: Executions
     settings: ReconcilerSettings
     build: str
-    queues: tuple[str, ...]
 
     @activity.defn
     async def look_at_queues(self) -> QueueLook:
         """Find the task queues that nobody listens to; only reads."""
-        idle = await self.executions.idle_queues(self.queues)
+        idle = await self.executions.idle_queues(self._queues)
         return QueueLook(without_worker=tuple(sorted(idle)), per_tick=self.settings.per_tick)
 
     @activity.defn
@@ -70,7 +68,7 @@ class ReconcileActivities:
                 grace=self.settings.grace,
                 spacing=self.settings.spacing,
                 expiry_margin=self.settings.expiry_margin,
-                idle_queues=await self.executions.idle_queues(self.queues) if found else frozenset(),
+                idle_queues=await self.executions.idle_queues(self._queues) if found else frozenset(),
                 expires=page.source is Source.PAST_DEADLINE,
             )
             gate, done = asyncio.Semaphore(AT_ONCE), 0
@@ -86,6 +84,10 @@ class ReconcileActivities:
                 return handled
 
             return _outcome(await asyncio.gather(*(handle(each) for each in found)), after)
+
+    @property
+    def _queues(self) -> tuple[str, ...]:
+        return (self.executions.task_queue, self.executions.slicing_queue)
 
     async def _candidates(self, page: ReconcilePage) -> tuple[list[Candidate], str | None]:
         """Return a page, and where the next one begins, if there may be one."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from nightmill.recovery.decisions import decide
-from nightmill.storage.repairs import Intent
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -21,7 +19,11 @@ from nightmill import telemetry
 from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
 from nightmill.failpoints import fail_point
 from nightmill.recovery.alarms import names_of
+from nightmill.recovery.decisions import decide
 from nightmill.recovery.model import Candidate, Decision, Here, RunState, Seen
+from nightmill.recovery.past import IN_HAND
+from nightmill.storage.fence import SUPERSEDING
+from nightmill.storage.repairs import Intent
 from nightmill.threads import in_thread
 
 if TYPE_CHECKING:
@@ -31,13 +33,8 @@ if TYPE_CHECKING:
     from nightmill.storage.batches import BatchRepository
     from nightmill.storage.recovery_models import RepairRow
 
-IN_FLIGHT = timedelta(seconds=60)
-"""How long a repair that was recorded may still be carried out by whoever recorded it: a call takes 10 s at most."""
-
 CARRIED_OUT_WITHIN = timedelta(seconds=30)
 """A reconciler that was held up for longer between its record and its call does not make the call any more."""
-
-_SUPERSEDES = frozenset({Action.RESET, Action.START_AFRESH, Action.START})
 
 _REFUSED = frozenset(
     {
@@ -114,13 +111,15 @@ class Repairer:
         self, candidate: Candidate, past: Sequence[RepairRow], here: Here
     ) -> Sequence[RepairRow]:
         """Find out what came of repairs whose reconciler died, and return the repairs as they are then."""
-        left = [row for row in past if row.state is RepairState.ASKED and here.now - row.asked_at > IN_FLIGHT]
+        left = [row for row in past if row.state is RepairState.ASKED and here.now - row.asked_at >= IN_HAND]
         if not left:
             return past
         present = await self.executions.present_run(candidate.workflow_id)
         for row in left:
             assert row.key is not None  # noqa: S101 - a loaded row has its key
-            if row.action in _SUPERSEDES and present is not None and present != row.run_id:
+            if row.action in SUPERSEDING and present is not None and present != row.run_id:
+                if row.run_id is not None:
+                    await self.executions.carry_cancel(candidate.workflow_id, old_run=row.run_id, new_run=present)
                 await in_thread(self.parts.repairs.done, row.key, new_run_id=present, now=here.now)
             else:
                 reason = "its reconciler died before it was carried out, or what it did can be done again"

@@ -10,7 +10,8 @@ from nightmill.contracts import Source
 
 if TYPE_CHECKING:
     from nightmill.recovery.model import Candidate
-    from nightmill.settings import BatchSettings, ReconcilerSettings
+    from nightmill.settings import BatchSettings
+    from nightmill.settings.recovery import ReconcilerSettings
     from nightmill.storage.candidates import CandidateReads
     from nightmill.storage.document_candidates import DocumentCandidates
     from nightmill.storage.slicing_candidates import SlicingCandidates
