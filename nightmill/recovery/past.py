@@ -32,8 +32,8 @@ class Past:
     rows: tuple[RepairRow, ...]
 
     def repair(self, epoch: str) -> RepairRow | None:
-        """Return the repair that was done, or is being done, under this epoch."""
-        return next((row for row in self.rows if row.epoch == epoch and row.state in _SPENT), None)
+        """Return the repair that was done, or is being done, under this epoch; what failed has given its epoch back."""
+        return next((row for row in self.rows if row.epoch == epoch), None)
 
     def is_in_hand(self, now: datetime) -> bool:
         """Whether somebody recorded a repair just now and may still be carrying it out."""

@@ -80,6 +80,14 @@ def test_to_refuse_again_or_after_the_end_changes_nothing(assembly: Assembly, cl
     assert [row.model_dump() for row in (assembly.batches.get("b1"), *assembly.batches.parts("b1"))] == before
 
 
+def test_a_batch_that_has_ended_stays_as_it_ended(assembly: Assembly, closer: Closer, build: Any) -> None:
+    batch = assembly.requests.store(build.batch(), build.requests(IDS))
+    build.part(assembly.database, batch, 0, 2, create_sent_at=NOW, provider_batch_id="pb1", settled_at=NOW)
+    assembly.batches.finish("b1", BatchStatus.ENDED, reason=None, now=NOW, dispatch=False)
+
+    assert closer.refuse("b1", "no such model") is BatchStatus.ENDED
+
+
 def test_a_refusal_that_was_cut_short_is_brought_to_its_end(assembly: Assembly, closer: Closer, build: Any) -> None:
     store(assembly, build, planned=2)
     first = PartRef(batch_id="b1", round=0, part=0)
