@@ -137,6 +137,8 @@ class CandidateReads:
 
 def _parts_of(session: Session, batch_keys: Sequence[int]) -> dict[int, _Parts]:
     """Return what is known of the provider batches of these batches: a row for each batch."""
+    if not batch_keys:
+        return {}
     part = ProviderBatchRow
     sent = or_(col(part.create_sent_at).is_not(None), col(part.provider_batch_id).is_not(None))
 
