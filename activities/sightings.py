@@ -116,7 +116,7 @@ def candidate_of(info: WorkflowExecutionInfo) -> Candidate | None:
         return None
     subject, subject_id = found
     facts = {"workflow_type": info.type.name, "run_id": info.execution.run_id}
-    return Candidate(subject=subject, id=subject_id, workflow_id=id_, after=id_, facts=facts)
+    return Candidate(subject=subject, id=subject_id, workflow_id=id_, after=id_, known=False, facts=facts)
 
 
 def _subject(workflow_id: str) -> tuple[Subject, str] | None:

@@ -18,7 +18,8 @@
 
 Resets and starts are spaced (`Here.spacing`) and counted (`Past.tries`); after the last one it needs attention.
 Provider batches of a batch of several are started by their batch alone. Of what only Temporal reports, failing workflow
-tasks are repaired and nothing else. A sync is cheap: documents are started, and nobody gives them up.
+tasks are repaired and nothing else. A sync is cheap: documents are started, and nobody gives them up. So is a slicing
+that has ended: it only tells whoever was not told.
 """
 
 from __future__ import annotations
@@ -262,9 +263,10 @@ def _not_found(case: _Case) -> Decision:
 def _closed(case: _Case, seen: Seen) -> Decision:
     if case.candidate.subject is Subject.PART:
         return Decision(Finding.HEALTHY, reason="its batch starts it again")
+    only_tells = case.candidate.subject is Subject.SLICING and case.candidate.terminal
     finding = _CLOSED[seen.state]
     reason = f"its run is {seen.state}" + (f": {_short(seen.failure)}" if seen.failure else "")
-    if case.candidate.subject is Subject.DOCUMENT:
+    if case.candidate.subject is Subject.DOCUMENT or only_tells:
         return _start(case, seen, finding, reason)
     if seen.state is RunState.FAILED and seen.failure_type in INVALID:
         return _invalid(case, seen)
@@ -305,7 +307,7 @@ def _canceled(case: _Case, seen: Seen, reason: str) -> Decision:
 def _completed(case: _Case, seen: Seen, reason: str) -> Decision:
     """A run that ended well, by its own account: a batch's after its handler had succeeded."""
     candidate = case.candidate
-    if candidate.subject is Subject.SLICING and not candidate.terminal:
+    if candidate.subject is Subject.SLICING:
         closed = case.once(Finding.COMPLETED, Action.CLOSE, f"close/{seen.run_id}", "its run completed without results")
         return closed or Decision(Finding.COMPLETED)
     if candidate.subject is Subject.BATCH and candidate.terminal and not seen.failure:

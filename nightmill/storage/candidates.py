@@ -43,6 +43,7 @@ class _Parts(NamedTuple):
     submitted_at: datetime | None = None
     provider_batch_id: str | None = None
     attention: str | None = None
+    parts: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _parts_of(session: Session, batch_keys: Sequence[int]) -> dict[int, _Parts]:
             of_unsettled(part.submitted_at, UtcDateTime()),
             of_unsettled(part.provider_batch_id),
             of_unsettled(part.attention),
+            func.sum(case((col(part.round) == BatchRow.round, 1), else_=0)),
         )
+        .join(BatchRow, col(BatchRow.key) == part.batch_key)
         .where(col(part.batch_key).in_(batch_keys))
         .group_by(col(part.batch_key))
     )
@@ -174,6 +177,7 @@ def _of_batch(row: Any, parts: _Parts, old: datetime | None) -> Candidate:
         submitted=parts.submitted,
         deadline=_deadline(parts.submitted_at, row),
         too_old=pending and old is not None and row.created_at < old,
+        parts=max(parts.parts, 1),
         facts=_facts(row, row.status, row.next_poll_at, parts.provider_batch_id),
     )
 

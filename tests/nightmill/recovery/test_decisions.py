@@ -205,7 +205,8 @@ def outcome(decision: Decision) -> tuple[Finding, Action | None]:
         (SLICING, COMPLETED, Finding.COMPLETED, Action.CLOSE),
         (replace(SLICING, terminal=True), COMPLETED, Finding.COMPLETED, Action.START),
         (replace(SLICING, terminal=True), CANCELED, Finding.CANCELED, Action.START),
-        (replace(SLICING, terminal=True), TERMINATED, Finding.TERMINATED, Action.RESET),
+        (replace(SLICING, terminal=True), TERMINATED, Finding.TERMINATED, Action.START),
+        (replace(SLICING, terminal=True), INVALID, Finding.FAILED, Action.START),
         (SLICING, running(an_activity(ActivityState.WAITING, 6 * MINUTE)), Finding.HEALTHY, None),
         (SLICING, FAILING, Finding.TASKS_FAIL, Action.RESET),
         # what only Temporal reports
