@@ -208,8 +208,9 @@ class Repairer:
             return await self.others.start_document(candidate)
         if candidate.subject is Subject.SLICING:
             return await self.others.start_slicing(candidate)
-        if seen is not None and seen.state is RunState.COMPLETED and not candidate.terminal:
-            # The run could only complete after the handler had succeeded, whatever the rows, which are behind, say.
+        if seen is not None and seen.state is RunState.COMPLETED and not seen.failure and not candidate.terminal:
+            # The run could only complete after the handler had succeeded, whatever the rows, which are behind, say;
+            # unless it found no batch, which is all that can be wrong with one that completed.
             await in_thread(self.parts.closer.record_delivery, candidate.id)
         return await self._start_batch(candidate.id, afresh=decision.action is Action.START_AFRESH)
 
