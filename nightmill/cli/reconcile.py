@@ -112,7 +112,8 @@ def waits_for_somebody(summary: ReconcileSummary) -> bool:
     """Return whether something is left that the next run will not mend by itself."""
     from nightmill.contracts import MOST_REPAIRS_SHOWN, Action, Finding, RepairState
 
-    if summary.failed or summary.queues_without_worker or _WAIT_FOR_SOMEBODY & summary.findings.keys():
+    # A queue without a worker on which nothing waits is nobody's trouble: many slice nothing.
+    if summary.failed or _WAIT_FOR_SOMEBODY & summary.findings.keys():
         return True
     if any(repair.action is Action.GIVE_UP or repair.state is RepairState.FAILED for repair in summary.repairs):
         return True
@@ -142,7 +143,7 @@ def print_reconciled(summary: ReconcileSummary) -> None:
     if summary.repairs:
         say("")
     for queue in summary.queues_without_worker:
-        say(f"No worker listens to task queue {queue}: what is due there waits.")
+        say(f"No worker listens to task queue {queue}; what is due there waits for one.")
     say(_told(summary))
 
 

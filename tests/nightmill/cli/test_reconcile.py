@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.reconcile import MEANINGS, print_reconciled, waits_for_somebody
@@ -25,7 +27,7 @@ from nightmill.settings import load_settings
 from nightmill.storage.repairs import Intent
 from tests.nightmill.cli.conftest import Cli
 from tests.nightmill.conftest import a_batch, add_part, some_requests
-from tests.stack import TemporalServer
+from tests.stack import Stack, TemporalServer, eventually, requests
 
 NOW = datetime.now(UTC) - timedelta(hours=3, minutes=20)
 
@@ -61,7 +63,7 @@ def test_every_finding_is_explained_to_people() -> None:
         (summary(found={Finding.OUT_OF_TRIES: 1}), True),
         (summary(found={Finding.WAITS_FOR_OPERATOR: 1}), True),
         (summary(found={Finding.NO_WORKER: 1}), True),
-        (summary(queues_without_worker=("nightmill",)), True),
+        (summary(queues_without_worker=("nightmill-slicing",)), False),
         (summary(failed=1), True),
         (summary(view(Finding.TASKS_FAIL), found={Finding.TASKS_FAIL: 2}), True),
         (summary(*[view(Finding.TASKS_FAIL)] * MOST_REPAIRS_SHOWN, found={Finding.TASKS_FAIL: 150}), False),
@@ -87,7 +89,7 @@ def test_findings_are_counted_and_explained_and_repairs_are_lines(capsys: pytest
     assert "terminated 1 somebody terminated its workflow" in lines
     assert "done reset batch b1 terminated" in lines
     assert "failed start batch b1 not_found" in lines
-    assert "No worker listens to task queue nightmill-slicing: what is due there waits." in lines
+    assert "No worker listens to task queue nightmill-slicing; what is due there waits for one." in lines
     assert lines[-1] == "1,202 looked at in 13 s, 1 repaired, 1 failed (tried again by the next run)."
 
 
@@ -206,7 +208,21 @@ def test_the_doctor_tells_of_repairs_that_failed_until_the_next_one_succeeds(cli
     assert finding_of(cli)["state"] == "ok"
 
 
-# --- without a worker
+# --- with a worker, and without
+
+
+@pytest.fixture
+def stack(stack: Stack) -> Stack:
+    """A Nightmill for which nothing is too early."""
+    stack.extra = {"NIGHTMILL_RECONCILER__GRACE": "0"}
+    return stack
+
+
+def terminate(server: TemporalServer, workflow_id: str) -> None:
+    async def work() -> None:
+        await (await Client.connect(server.address)).get_workflow_handle(workflow_id).terminate("by mistake")
+
+    asyncio.run(work())
 
 
 @pytest.mark.server
@@ -225,3 +241,31 @@ def test_where_no_worker_takes_it_it_says_so_and_is_exit_code_5(
         "the reconciler: no worker on task queue nobody-reconciles-here has taken it within 1 s; it is done once one "
         "runs"
     )
+
+
+@pytest.mark.server
+@pytest.mark.timeout(90)
+def test_a_batch_that_somebody_terminated_is_brought_back_by_hand(
+    live: Cli, stack: Stack, jsonl: Callable[..., str]
+) -> None:
+    given = ("--provider", "openai", "--model", "gpt-5-mini", "--poll-schedule", "[1]", "--id", "lost", "--json")
+    assert live("batch", "submit", jsonl(requests(2)), *given).code == 0
+    eventually(lambda: live("batch", "show", "lost", "--json").lines[0]["next_poll_at"])
+    terminate(stack.server, "batch/lost")
+    eventually(lambda: live("reconcile", "--dry-run", "--json").lines[0]["repaired"])
+    planned = live("reconcile", "--dry-run", "--no-json")
+    assert planned.code == 0
+    assert "would  reset          batch lost  terminated" in planned.out
+    assert live("repairs", "--json").lines == []
+
+    ended = live("reconcile", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    [summary] = ended.lines
+    assert (summary["dry_run"], summary["findings"], summary["repaired"]) == (False, {"terminated": 1}, 1)
+    [watched] = live("batch", "watch", "lost", "--json").lines
+    assert (watched["status"], watched["completed"]) == ("ended", 2)
+    [repair] = live("repairs", "--batch", "lost", "--json").lines
+    assert (repair["action"], repair["state"], repair["run_id"]) == ("reset", "done", summary["repairs"][0]["old_run"])
+    for which in ((), ("--expiry",)):
+        again = live("reconcile", *which, "--no-json")
+        assert (again.code, again.out.splitlines()[-1]) == (0, "Nothing is stuck.")
