@@ -6,14 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from nightmill.contracts import GONE, Subject
 from nightmill.recovery.model import Candidate
 from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.document_candidates import DocumentCandidates
 from nightmill.storage.documents import DocumentRepository
-from nightmill.storage.engine import Database
+from nightmill.storage.engine import Database, open_database
+from tests.conftest import QUICK
 
 GRACE = timedelta(minutes=6)
 
@@ -156,3 +157,17 @@ def test_a_row_that_cannot_be_read_stops_nobody(database: Database, add_document
         statement = "UPDATE documents SET last_sync_error_code = 'no word of ours', sync_step = '?' WHERE id = 'broken'"
         session.connection().execute(text(statement))
     assert found() == ["broken", "lost"]
+
+
+def test_a_page_goes_by_indexes_of_what_may_be_stuck_not_through_all_documents(sqlite_url: str, given: Any) -> None:
+    db = open_database(sqlite_url, QUICK)
+    asked: list[tuple[str, Any]] = []
+    event.listen(db.engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    DocumentCandidates(db).page(after="7", limit=100, now=given.noon, grace=GRACE)
+    queries = [each for each in asked if each[0].startswith("SELECT")]
+    with db.engine.connect() as connection:
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all() for query, values in queries]
+    db.close()
+    stuck, untold = (" ".join(str(row[-1]) for row in plan) for plan in plans)
+    assert "documents USING INDEX ix_documents_status (sync_status=?)" in stuck
+    assert "documents USING INDEX ix_documents_untold (key>?)" in untold
