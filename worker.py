@@ -289,7 +289,7 @@ def _recovery_activities(client: Client, assembly: Assembly) -> list[Callable[..
         settings=settings.reconciler,
         build=_build_id(),
     )
-    return [recovery.look_at_queues, recovery.reconcile_page, recovery.record_tick]
+    return [recovery.look_at_queues, recovery.settle_repairs, recovery.reconcile_page, recovery.record_tick]
 
 
 def _build_id() -> str:

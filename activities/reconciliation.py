@@ -57,6 +57,12 @@ class ReconcileActivities:
         return QueueLook(without_worker=tuple(sorted(idle)), per_tick=self.settings.per_tick)
 
     @activity.defn
+    async def settle_repairs(self) -> int:
+        """Find out what came of repairs whose reconciler died; return how many there were, some hundred at most."""
+        with temporal_errors():
+            return await self.repairer.settle_left_over(datetime.now(UTC))
+
+    @activity.defn
     async def reconcile_page(self, page: ReconcilePage) -> PageOutcome:
         """Look at a page of candidates and repair them; a second run finds what the first one recorded."""
         with temporal_errors():

@@ -93,8 +93,6 @@ class Repairer:
     async def _handle(
         self, candidate: Candidate, past: Sequence[RepairRow], here: Here, *, tick: str, dry_run: bool
     ) -> Handled:
-        if not dry_run:
-            past = await self._settle_leftovers(candidate, past, here)
         seen = await self.executions.look(candidate.workflow_id)
         if seen is not None and _needs_diagnosis(seen, past, here):
             seen = await self.executions.diagnose(candidate.workflow_id, seen)
@@ -107,24 +105,23 @@ class Repairer:
             return Handled(decision.finding, _view(candidate, decision, seen, None))
         return await self._repair(candidate, decision, seen, here, tick)
 
-    async def _settle_leftovers(
-        self, candidate: Candidate, past: Sequence[RepairRow], here: Here
-    ) -> Sequence[RepairRow]:
-        """Find out what came of repairs whose reconciler died, and return the repairs as they are then."""
-        left = [row for row in past if row.state is RepairState.ASKED and here.now - row.asked_at >= IN_HAND]
-        if not left:
-            return past
-        present = await self.executions.present_run(candidate.workflow_id)
+    async def settle_left_over(self, now: datetime) -> int:
+        """Find out what came of repairs whose reconciler died, by a look, and record it; return how many there were."""
+        left = await in_thread(self.parts.repairs.left_over, before=now - IN_HAND)
         for row in left:
-            assert row.key is not None  # noqa: S101 - a loaded row has its key
-            if row.action in SUPERSEDING and present is not None and present != row.run_id:
-                if row.run_id is not None:
-                    await self.executions.carry_cancel(candidate.workflow_id, old_run=row.run_id, new_run=present)
-                await in_thread(self.parts.repairs.done, row.key, new_run_id=present, now=here.now)
-            else:
-                reason = "its reconciler died before it was carried out, or what it did can be done again"
-                await in_thread(self.parts.repairs.void, row.key, reason, now=here.now)
-        return (await in_thread(self.parts.repairs.past, [candidate.workflow_id])).get(candidate.workflow_id, [])
+            await self._settle(row, now)
+        return len(left)
+
+    async def _settle(self, row: RepairRow, now: datetime) -> None:
+        assert row.key is not None  # noqa: S101 - a loaded row has its key
+        present = await self.executions.present_run(row.workflow_id)
+        if row.action in SUPERSEDING and present is not None and present != row.run_id:
+            if row.run_id is not None:
+                await self.executions.carry_cancel(row.workflow_id, old_run=row.run_id, new_run=present)
+            await in_thread(self.parts.repairs.done, row.key, new_run_id=present, now=now)
+        else:
+            reason = "its reconciler died before it was carried out, or what it did can be done again"
+            await in_thread(self.parts.repairs.void, row.key, reason, now=now)
 
     async def _repair(
         self, candidate: Candidate, decision: Decision, seen: Seen | None, here: Here, tick: str
@@ -154,19 +151,20 @@ class Repairer:
             return Handled(Finding.HEALTHY)
         try:
             new_run, event_id = await self._carry_out(candidate, decision, seen)
-        except RPCError as error:
-            if error.status not in _REFUSED:
-                raise _Unknown(error) from error
-            await in_thread(repairs.failed, key, str(error), now=datetime.now(UTC))
-            raise
-        except Exception as error:
-            await in_thread(repairs.failed, key, str(error), now=datetime.now(UTC))
-            raise
+        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
+            is_news = False
+            if not isinstance(error, RPCError) or error.status in _REFUSED:
+                is_news = await in_thread(repairs.failed, key, _said(error), now=datetime.now(UTC))
+            # Else nobody knows what came of it: its record stays open, and a later tick looks.
+            await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
+            return Handled(decision.finding, failed=True)
         fail_point("repair.done")
         await in_thread(
             repairs.done, key, new_run_id=new_run, event_id=event_id, reason=decision.reason, now=datetime.now(UTC)
         )
         fail_point("repair.saved")
+        if candidate.subject is Subject.BATCH and decision.action in SUPERSEDING:
+            await in_thread(self.parts.closer.goes_on, candidate.id)
         telemetry.record_repair(candidate.subject, decision.action, RepairState.DONE)
         view = _view(candidate, decision, seen, RepairState.DONE, new_run)
         activity.logger.warning(
@@ -244,13 +242,13 @@ class Repairer:
     async def _failed(self, candidate: Candidate, error: Exception, here: Here, *, tick: str, dry_run: bool) -> Handled:
         """Record that a candidate could not be looked at or repaired; the next tick tries it again."""
         is_news = False
-        if not dry_run and not isinstance(error, _Unknown):
+        if not dry_run:
             is_news = await in_thread(
                 self.parts.repairs.record_failure,
                 subject=candidate.subject,
                 subject_id=candidate.id,
                 workflow_id=candidate.workflow_id,
-                error=f"{type(error).__name__}: {error}",
+                error=_said(error),
                 build=here.build,
                 tick=tick,
                 now=datetime.now(UTC),
@@ -259,8 +257,8 @@ class Repairer:
         return Handled(failed=True)
 
 
-class _Unknown(Exception):
-    """A call whose answer was lost: its record stays open, and the next tick looks what came of it."""
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _needs_diagnosis(seen: Seen, past: Sequence[RepairRow], here: Here) -> bool:

@@ -51,6 +51,8 @@ class Tick:
             ReconcileActivities.look_at_queues,
             **policies.titled(policies.RECONCILING, "who listens"),
         )
+        if not dry_run:
+            await self._settle_repairs()
         for source in sources:
             try:
                 await self._page_through(source, before.go_on.get(source), look, dry_run=dry_run)
@@ -68,6 +70,16 @@ class Tick:
             **policies.titled(policies.DATABASE_WRITE, "record the tick"),
         )
         return self.summary
+
+    async def _settle_repairs(self) -> None:
+        try:
+            await workflow.execute_activity_method(
+                ReconcileActivities.settle_repairs,
+                **policies.titled(policies.RECONCILING, "what came of repairs that nobody ended"),
+            )
+        except ActivityError as error:
+            workflow.logger.error("repairs not settled", extra={"error": reason_of(error)})
+            self._update(failed=self.summary.failed + 1)
 
     async def _page_through(self, source: Source, after: str | None, look: QueueLook, *, dry_run: bool) -> None:
         seen = 0

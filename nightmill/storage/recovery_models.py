@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Index, Integer
+from sqlalchemy import Index, Integer, text
 from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 
 from nightmill.contracts import Action, Finding, RepairState, Subject
@@ -13,6 +13,10 @@ from nightmill.storage.columns import BIG_KEY, PageText, Word, time_column
 LONGEST_ID = 1_000  # bytes that Temporal takes as a workflow id by default: limit.maxIDLength (server 1.32)
 LONGEST_EPOCH = 300
 LONGEST_ERROR = 2_000
+
+
+IS_OPEN = "ended_at IS NULL"
+"""The repairs of which nobody has said yet what came."""
 
 
 class RepairRow(SQLModel, table=True):
@@ -44,6 +48,7 @@ class RepairRow(SQLModel, table=True):
         UniqueConstraint("workflow_id", "epoch", name="uq_repairs_epoch"),
         Index("ix_repairs_run", "run_id"),
         Index("ix_repairs_subject", "subject", "subject_id"),
+        Index("ix_repairs_open", "key", sqlite_where=text(IS_OPEN), postgresql_where=text(IS_OPEN)),
     )
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))

@@ -58,19 +58,11 @@ class RepairRepository:
         with self.database.transaction() as session:
             return self._insert(session, state=RepairState.ASKED, asked_at=now, **asdict(intent))
 
-    def retake(self, key: int, *, asked_at: datetime, now: datetime) -> bool:
-        """Take over a repair from a reconciler that died; return whether it is ours.
-
-        Args:
-            key: The repair.
-            asked_at: When it was recorded, or taken over before, as far as the caller knows.
-            now: Becomes its new time.
-        """
-        mine = update(RepairRow).where(
-            col(RepairRow.key) == key, col(RepairRow.state) == RepairState.ASKED, col(RepairRow.asked_at) == asked_at
-        )
-        with self.database.transaction() as session:
-            return bool(session.connection().execute(mine.values(asked_at=now)).rowcount)
+    def left_over(self, *, before: datetime, limit: int = 100) -> list[RepairRow]:
+        """Return repairs that were recorded before then and of which nobody has said what came, oldest first."""
+        query = select(RepairRow).where(col(RepairRow.ended_at).is_(None), col(RepairRow.asked_at) < before)
+        with self.database.reading() as session:
+            return list(session.exec(query.order_by(col(RepairRow.key)).limit(limit)))
 
     def done(
         self,

@@ -139,13 +139,16 @@ def test_a_repair_that_has_ended_does_not_end_another_way(repairs: RepairReposit
     assert (row.state, row.epoch, row.error) == (RepairState.DONE, "reset/r1", None)
 
 
-def test_one_reconciler_takes_over_from_one_that_died(repairs: RepairRepository) -> None:
-    key = asked(repairs)
-    assert repairs.retake(key, asked_at=NOON, now=LATER)
-    assert not repairs.retake(key, asked_at=NOON, now=LATER + timedelta(seconds=1))
-    assert only(repairs).asked_at == LATER
+def test_what_a_reconciler_left_that_died_is_found_until_somebody_says_what_came_of_it(
+    repairs: RepairRepository,
+) -> None:
+    key, other = asked(repairs), asked(repairs, intent(2))
+    assert repairs.left_over(before=NOON) == []
+    assert [row.key for row in repairs.left_over(before=LATER)] == [key, other]
+    assert [row.key for row in repairs.left_over(before=LATER, limit=1)] == [key]
     repairs.done(key, now=LATER)
-    assert not repairs.retake(key, asked_at=LATER, now=LATER)
+    repairs.void(other, "nobody knows", now=LATER)
+    assert repairs.left_over(before=LATER) == []
 
 
 def test_the_same_failure_is_news_once_a_day(repairs: RepairRepository) -> None:

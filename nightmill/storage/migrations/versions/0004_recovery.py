@@ -15,6 +15,7 @@ BIG_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 OPEN_ONES = (
     ("ix_batches_open", "batches", "results_fetched_at IS NULL OR handler_dispatched_at IS NULL"),
     ("ix_provider_batches_unsettled", "provider_batches", "settled_at IS NULL"),
+    ("ix_repairs_open", "repairs", "ended_at IS NULL"),
 )
 """Indexes of what has not ended, which the reconciler goes through in the order of the keys."""
 
