@@ -129,7 +129,9 @@ class ProviderAudit:
             )
             try:
                 await workflow.execute_activity_method(
-                    AuditActivities.tell_audit, notice, **policies.titled(policies.NOTICE, f"tell of {len(new)} new")
+                    AuditActivities.tell_audit,
+                    notice,
+                    **policies.titled(policies.OPERATOR_NOTICE, f"tell of {len(new)} new"),
                 )
                 known.update(new)
             except ActivityError as error:

@@ -150,7 +150,7 @@ class _Audit:
         assert one.tag is not None  # noqa: S101 - the caller has read it
         part = None if row is None else row[1]
         twin = None if part is None else _id_at(part, named.epoch)
-        if part is not None and one.provider_batch_id in (twin, part.provider_batch_id, *_requeued(part)):
+        if one.provider_batch_id == twin or (part is not None and _is_forgotten(part, named.epoch)):
             self.owned += 1  # by an earlier create, or since a moment ago
             return
         listed_before = self._tags.get(one.tag)
@@ -191,10 +191,12 @@ class _Audit:
         accounts = {name for provider, name in used if provider == self.target.provider} | {self.target.account}
         mine = [name for name in accounts if _folded(name) == self.target.account]
         asked = failed = 0
-        for row in self.reads.expected(self.target.provider, mine, since=self.target.since, until=until):
-            key = row[1].key or 0
+        for key in self.reads.expected(self.target.provider, mine, since=self.target.since, until=until):
             place = bisect_left(seen, key)
             if place < len(seen) and seen[place] == key:
+                continue
+            row = self.reads.owned(key)
+            if row is None:
                 continue
             if asked == MOST_ASKED:
                 self.unclear += 1
@@ -282,6 +284,11 @@ def _id_at(part: ProviderBatchRow, epoch: int) -> str | None:
         return part.provider_batch_id
     past, age = _requeued(part), part.epoch - epoch
     return past[-age] if 0 < age <= len(past) else None
+
+
+def _is_forgotten(part: ProviderBatchRow, epoch: int) -> bool:
+    """Whether a part no longer knows what it owned as its create of that epoch: it keeps the last twenty."""
+    return part.epoch - epoch > len(_requeued(part))
 
 
 def _awaits_answer(part: ProviderBatchRow, epoch: int) -> bool:

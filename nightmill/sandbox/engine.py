@@ -143,7 +143,8 @@ class Engine:
             found = [one for one in self.batches.values() if one.provider == provider and not one.deleted]
             found = [one for one in found if now >= one.hidden_until]
             for batch in found:
-                self.refresh(batch)
+                if not batch.phase.is_terminal:  # a long list is read page by page, and each page comes through here
+                    self.refresh(batch)
         return found[::-1]
 
     def refresh_all(self) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PAGE = 200
 """Rows in a page: some hundred kilobytes."""
 
+PAGE_OF_KEYS = 5_000
+
 
 class Charged(NamedTuple):
     """What a part's stored outcomes cost.
@@ -69,8 +71,8 @@ class AuditReads:
 
     def expected(
         self, provider: str, accounts: Sequence[str | None], *, since: datetime, until: datetime
-    ) -> Iterator[OwnedPart]:
-        """Yield the rows whose provider batch must be there, by rising key: not settled, or created since then.
+    ) -> Iterator[int]:
+        """Yield the keys of the rows whose provider batch must be there, rising: not settled, or created since then.
 
         Args:
             provider: The provider.
@@ -81,7 +83,7 @@ class AuditReads:
         named = [account for account in accounts if account is not None]
         mine = col(ProviderBatchRow.account).in_(named)
         query = (
-            _with_batches()
+            select(ProviderBatchRow.key)
             .where(
                 ProviderBatchRow.provider == provider,
                 or_(mine, col(ProviderBatchRow.account).is_(None)) if None in accounts else mine,
@@ -89,16 +91,24 @@ class AuditReads:
                 *_expected(since),
             )
             .order_by(col(ProviderBatchRow.key))
-            .limit(PAGE)
+            .limit(PAGE_OF_KEYS)
         )
         after = 0
         while True:
             with self.database.reading() as session:
-                rows = list(session.exec(query.where(col(ProviderBatchRow.key) > after)))
-            yield from rows
-            if len(rows) < PAGE:
+                keys = [key for key in session.exec(query.where(col(ProviderBatchRow.key) > after)) if key is not None]
+            yield from keys
+            if len(keys) < PAGE_OF_KEYS:
                 return
-            after = rows[-1][1].key or after
+            after = keys[-1]
+
+    def owned(self, key: int) -> OwnedPart | None:
+        """Return a row that owns a provider batch, with its batch; None: it is gone, or owns none any more."""
+        query = _with_batches().where(
+            ProviderBatchRow.key == key, col(ProviderBatchRow.provider_batch_id).is_not(None)
+        )  # fmt: skip
+        with self.database.reading() as session:
+            return session.exec(query).first()
 
     def creates(self, provider: str, *, earliest: datetime, latest: datetime) -> Iterator[ProviderBatchRow]:
         """Yield the rows whose last create was sent since `earliest` and whose first one was meant by `latest`."""
