@@ -160,7 +160,7 @@ def test_parts_are_late_by_themselves_where_their_round_has_several(database: Da
         overdue | {"provider_batch_id": "s2", "settled_at": ago(1)},
         {},
     )
-    add("past round", overdue | {"provider_batch_id": "r0"}, {}, {"round": 1, "part": 0}, round=1)
+    add("past round", overdue | {"provider_batch_id": "r0"}, {}, *({"round": 1, "part": n} for n in (0, 1)), round=1)
     add("ended", overdue | {"provider_batch_id": "e0"}, {}, status=BatchStatus.FAILED)
     (found,) = late_parts(database)
     assert (found.subject, found.id, found.workflow_id) == (Subject.PART, "several/0/0", "batch/several/0/0")
