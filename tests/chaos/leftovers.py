@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +57,17 @@ def connections_to(ports: Iterable[int]) -> list[str]:
         ours, theirs = int(local.rpartition(":")[2], 16), int(remote.rpartition(":")[2], 16)
         if ours in wanted and state in (ESTABLISHED, CLOSE_WAIT):
             found.append(f"connection to {ours} from {theirs}")
+    return found
+
+
+def errors_in(log: Path) -> Counter[str]:
+    """Return what workers logged as errors, which somebody must look at, by logger and message."""
+    found: Counter[str] = Counter()
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            if '"ERROR"' in line:
+                record = json.loads(line)
+                found[f"{record['logger']}: {record['message']}"] += 1
     return found
 
 

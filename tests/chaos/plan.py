@@ -28,6 +28,10 @@ HANDLERS: tuple[HandlerKind, ...] = ("webhook",) * 7 + ("workflow", "activity")
 KINDS: tuple[Kind, ...] = ("batch", "batch", "batch", "part", "document", "slicing", "reconciler")
 
 
+DELETED = 0.2
+"""Share of terminated runs whose history is gone, too."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much there is of everything.
@@ -42,9 +46,11 @@ class Scale:
         kills: Workers that are killed.
         restarts: Times that the Temporal server is killed and started again.
         outages: Times that the database is away.
-        terminations: Workflow runs that somebody terminates.
+        terminations: Workflow runs that somebody terminates; of some the whole history is deleted.
+        ticks: Times that somebody reconciles by hand, beside the schedule.
         storm: Seconds over which all this happens.
-        share: Of creates whose answer is lost, and of other requests to providers and the host that fail, half as many.
+        lost: Share of creates whose answer is lost.
+        errors: Share of other requests, to providers, sites and the host, that fail.
         database: `sqlite` or `postgresql`.
     """
 
@@ -57,9 +63,11 @@ class Scale:
     restarts: int
     outages: int
     terminations: int
+    ticks: int
     storm: float
     versions: int = 3
-    share: float = 0.1
+    lost: float = 0.1
+    errors: float = 0.05
     database: str = "sqlite"
 
 
@@ -109,7 +117,7 @@ class Trouble:
     """Something that breaks. `pick`, from 0 to 1, chooses among what is there; `seconds` is how long it stays away."""
 
     at: float
-    what: Literal["kill", "restart", "outage", "terminate"]
+    what: Literal["kill", "restart", "outage", "terminate", "delete", "tick"]
     pick: float
     seconds: float = 0.0
     kind: Kind = "batch"
@@ -120,6 +128,8 @@ class Trouble:
             "restart": f"the Temporal server, away for {self.seconds:.1f} s",
             "outage": f"the database, away for {self.seconds:.1f} s",
             "terminate": f"a {self.kind} that runs",
+            "delete": f"a {self.kind} that runs, with its history",
+            "tick": "of the reconciler, by hand",
         }
         return f"{self.at:7.1f} s  {self.what:<9}  {detail[self.what]}"
 
@@ -168,7 +178,7 @@ def draw(seed: int, scale: Scale) -> Plan:
             for number in range(scale.slicings)
         ),
         troubles=tuple(sorted(_troubles(chance, scale), key=lambda trouble: trouble.at)),
-        faults=_faults(seed, scale.share),
+        faults=_faults(seed, scale),
     )
 
 
@@ -184,8 +194,8 @@ def _batch(chance: random.Random, number: int, scale: Scale) -> BatchJob:
 
 
 def _document(chance: random.Random, number: int, scale: Scale) -> DocumentJob:
-    times = sorted(chance.uniform(0, 0.85) * scale.storm for _ in range(scale.versions))
-    return DocumentJob(number, tuple(times), tuple(chance.random() < scale.share / 2 for _ in times))
+    times = [scale.storm * 0.85 * (version + chance.random()) / scale.versions for version in range(scale.versions)]
+    return DocumentJob(number, tuple(times), tuple(chance.random() < scale.errors for _ in times))
 
 
 def _troubles(chance: random.Random, scale: Scale) -> Iterator[Trouble]:
@@ -201,26 +211,24 @@ def _troubles(chance: random.Random, scale: Scale) -> Iterator[Trouble]:
     for at in spread(scale.outages, 0.1, 0.9):
         yield Trouble(at, "outage", 0, chance.uniform(2, 6))
     for at in spread(scale.terminations, 0.1, 1.0):
-        yield Trouble(at, "terminate", chance.random(), kind=chance.choice(KINDS))
+        what: Literal["terminate", "delete"] = "delete" if chance.random() < DELETED else "terminate"
+        yield Trouble(at, what, chance.random(), kind=chance.choice(KINDS))
+    for at in spread(scale.ticks, 0.1, 1.0):
+        yield Trouble(at, "tick", 0)
 
 
-def _faults(seed: int, share: float) -> tuple[Fault, ...]:
-    if not share:
-        return ()
-    half = share / 2
+def _faults(seed: int, scale: Scale) -> tuple[Fault, ...]:
+    def often(action: str, operation: str, share: float, when: str = "before", status: int = 500) -> Fault:
+        return Fault(action, operation=operation, times=None, probability=share, seed=seed, when=when, status=status)
 
-    def often(action: str, operation: str, probability: float, when: str = "before", status: int = 500) -> Fault:
-        return Fault(
-            action, operation=operation, times=None, probability=probability, seed=seed, when=when, status=status
-        )
-
-    return (
-        often("drop", "batches.create", share, "after"),
-        often("status", "batches.create", half, status=503),
-        often("drop", "files.create", half, "after"),
-        often("status", "batches.get", half),
-        often("drop", "batches.get", half),
-        often("cut", "results.get", half),
-        often("status", "batches.cancel", half, status=503),
-        often("status", "files.delete", half),
+    faults = (
+        often("drop", "batches.create", scale.lost, "after"),
+        often("status", "batches.create", scale.errors, status=503),
+        often("drop", "files.create", scale.errors, "after"),
+        often("status", "batches.get", scale.errors),
+        often("drop", "batches.get", scale.errors),
+        often("cut", "results.get", scale.errors),
+        often("status", "batches.cancel", scale.errors, status=503),
+        often("status", "files.delete", scale.errors),
     )
+    return tuple(fault for fault in faults if fault.probability)

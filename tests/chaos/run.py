@@ -21,7 +21,7 @@ from nightmill.contracts import SlicingStatus, SyncResult, SyncStatus
 from nightmill.errors import NightmillError
 from tests.chaos.judge import judge_batches, judge_documents, judge_slicings
 from tests.chaos.ledger import Ledger
-from tests.chaos.leftovers import connections_to, files_of, none_left, open_runs, processes_of
+from tests.chaos.leftovers import connections_to, errors_in, files_of, none_left, open_runs, processes_of
 from tests.chaos.plan import PER_KILL, Plan, Scale, draw
 from tests.chaos.scene import Scene, scene
 from tests.chaos.storm import TYPES, Storm
@@ -44,7 +44,7 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
         work = Work(built)
         storm = Storm(built, lambda: len(work.accepted) + len(work.documents) + len(work.slicings))
         try:
-            built.start_workers()
+            await built.start_workers()
             start = asyncio.get_running_loop().time()
             async with asyncio.TaskGroup() as group:
                 group.create_task(work.do(start))
@@ -53,6 +53,7 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
             calm = await settled(lambda: is_calm(work), patience)
             await asyncio.wait_for(ask_again(work), patience)
             settled_after = time.monotonic() - began - stormed
+            idle = await built.nightmill.recovery.reconcile(dry_run=True)
             left = await open_runs(built.nightmill.temporal)
         finally:
             await built.stop_workers()
@@ -66,6 +67,9 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
         await judge_documents(ledger, work)
         await judge_slicings(ledger, work)
         _tell_repairs(ledger, built)
+        needless = [f"{one.subject} {one.id}: {one.finding}, {one.action}" for one in idle.repairs]
+        needless += ["not everything could be looked at"] if idle.failed else []
+        ledger.check("would be repaired when all is settled", idle.repaired + idle.failed, needless)
         _judge_leftovers(ledger, built, [one for one in left if "nightmill-" not in one])
     return ledger
 
@@ -108,6 +112,8 @@ def _tell_storm(ledger: Ledger, storm: Storm, stormed: float, settled_after: flo
         ledger.count(f"{name}: met nothing", count)
     wrong = [f"{count} workers ended by {code}" for code, count in storm.scene.ends.items() if code in (1, -6, -11)]
     ledger.check("workers by how they ended", dict(storm.scene.ends), wrong)
+    for message, count in sorted(errors_in(storm.scene.folder / "worker.log").items()):
+        ledger.count(f"logged as an error: {message}", count)
     unkilled = storm.scene.plan.scale.kills - storm.done["kill"]
     ledger.check("kills that were planned and missed", unkilled, ["not as planned"] * (unkilled > 0))
 
@@ -155,10 +161,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="draws the plan")
     for name, default in (
         ("batches", 1000), ("documents", 100), ("versions", 3), ("slicings", 20), ("gazettes", 10), ("workers", 3),
-        ("kills", 100), ("restarts", 3), ("outages", 5), ("terminations", 60),
+        ("kills", 100), ("restarts", 3), ("outages", 5), ("terminations", 60), ("ticks", 10),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--share", type=float, default=0.1, help="of creates whose answer is lost (default 0.1)")
+    parser.add_argument("--lost", type=float, default=0.1, help="share of creates whose answer is lost (0.1)")
+    parser.add_argument("--errors", type=float, default=0.05, help="share of other requests that fail (0.05)")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--storm", type=float, help="seconds of trouble; default 3.3 for each kill")
     parser.add_argument("--minutes", type=float, default=12, help="after which all must be settled (default 12)")

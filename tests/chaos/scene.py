@@ -67,7 +67,7 @@ def settings(folder: Path, mail_port: int) -> dict[str, str]:
         "NIGHTMILL_NOTIFY__SMTP_HOST": "127.0.0.1",
         "NIGHTMILL_NOTIFY__SMTP_PORT": str(mail_port),
         "NIGHTMILL_RECONCILER__SCHEDULES": "true",
-        "NIGHTMILL_RECONCILER__INTERVAL": "5",
+        "NIGHTMILL_RECONCILER__INTERVAL": "4",
         "NIGHTMILL_RECONCILER__GRACE": "3",
         "NIGHTMILL_RECONCILER__SPACING": json.dumps([0, 5, 5, 10, 10, 10, 10, 10]),
         "NIGHTMILL_RECONCILER__EXPIRY_INTERVAL": "30",
@@ -146,11 +146,14 @@ class Scene:
         """Return a page's site and path."""
         return self.sites[document // PER_SITE], f"/{document}"
 
-    def start_workers(self) -> None:
-        """Fill the slots."""
+    async def start_workers(self) -> None:
+        """Fill the slots, and return when a worker is in each."""
         self.slots = [Slot(self.stack) for _ in range(self.plan.scale.workers)]
         for slot in self.slots:
             self._pool.submit(slot.run, self.ends)
+        log = self.folder / "worker.log"
+        while not log.exists() or log.read_text().count("worker ready") < len(self.slots):
+            await asyncio.sleep(0.05)
 
     async def stop_workers(self) -> None:
         """End all workers by SIGTERM, and wait for them."""
@@ -197,7 +200,7 @@ async def scene(plan: Plan, folder: Path) -> AsyncIterator[Scene]:
         stack = Stack(folder, server, sandbox, url, QUEUE, settings(folder, mailbox._smtp.port))
         assembly = things.enter_context(stack.assembly())
         things.callback(stack.stop)
-        host = things.enter_context(Host(folder, assembly.outcomes.results, plan.seed, plan.scale.share / 4))
+        host = things.enter_context(Host(folder, assembly.outcomes.results, plan.seed, plan.scale.errors / 2))
         nightmill = await stack.nightmill(assembly)
         await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
         built = Scene(plan, folder, server, sandbox, sites, mailbox, host, stack, nightmill, postgres)

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.service import RPCError
 
+from nightmill.errors import TemporalUnreachable, WorkflowFailed
 from tests.chaos.plan import Kind, Trouble
 from tests.chaos.scene import Scene
 
@@ -30,7 +33,7 @@ class Storm:
         done: Troubles that happened, by what they are.
         missed: Those that met nothing: no worker up, no such workflow running.
         busy_kills: Kills while something was under way.
-        terminated: Workflow ids of runs that were terminated.
+        ended: Workflow ids of runs that were terminated or deleted.
     """
 
     scene: Scene
@@ -38,7 +41,7 @@ class Storm:
     done: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     busy_kills: int = 0
-    terminated: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     async def rage(self, began: float) -> None:
         """Let everything happen that is planned, at its seconds after `began` of the event loop's clock."""
@@ -56,8 +59,10 @@ class Storm:
             await self.scene.take_server_away(trouble.seconds)
         elif trouble.what == "outage":
             await self.scene.take_database_away(trouble.seconds)
+        elif trouble.what == "tick":
+            happened = await self._tick()
         else:
-            happened = await self._terminate(trouble)
+            happened = await self._end_a_run(trouble)
         (self.done if happened else self.missed)[trouble.what] += 1
 
     async def _kill(self, trouble: Trouble) -> bool:
@@ -72,18 +77,31 @@ class Storm:
             await asyncio.sleep(0.2)
         return False
 
-    async def _terminate(self, trouble: Trouble) -> bool:
-        """Terminate a run of this kind, as somebody might in the UI; where there is none, of any kind."""
+    async def _tick(self) -> bool:
+        try:
+            await self.scene.nightmill.recovery.reconcile()
+        except (TemporalUnreachable, WorkflowFailed):  # the server is away, or somebody has terminated it
+            return False
+        return True
+
+    async def _end_a_run(self, trouble: Trouble) -> bool:
+        """Terminate or delete a run of this kind, as somebody might in the UI; where there is none, of any kind."""
         temporal = self.scene.nightmill.temporal
         for kind in dict.fromkeys((trouble.kind, *TYPES)):
             query = f"ExecutionStatus = 'Running' AND WorkflowType = '{TYPES[kind]}'"
             try:
                 running = sorted([(one.id, one.run_id) async for one in temporal.list_workflows(query)])
-                if running:
-                    workflow_id, run_id = running[int(trouble.pick * len(running))]
+                if not running:
+                    continue
+                workflow_id, run_id = running[int(trouble.pick * len(running))]
+                if trouble.what == "terminate":
                     await temporal.get_workflow_handle(workflow_id, run_id=run_id).terminate("chaos")
-                    self.terminated.append(workflow_id)
-                    return True
+                else:
+                    execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+                    request = DeleteWorkflowExecutionRequest(namespace=temporal.namespace, workflow_execution=execution)
+                    await temporal.workflow_service.delete_workflow_execution(request)
             except RPCError:  # the server is away, or the run has just ended
                 continue
+            self.ended.append(workflow_id)
+            return True
         return False
