@@ -105,10 +105,6 @@ class Action(StrEnum):
     """Write the step that is missing."""
     GIVE_UP = "give_up"
     """Say that it needs attention."""
-    REST = "rest"
-    """Let a document rest that nobody syncs."""
-    LOOK = "look"
-    """Nothing yet: to look at it has failed already."""
 
 
 class RepairState(StrEnum):
