@@ -1,71 +1,60 @@
-"""What the reconciler finds and repairs, provoked for real: one provider batch, one outcome, one delivery each."""
+"""Runs of batches that have ended before their work had: one provider batch, one outcome, one delivery each."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import WorkflowExecutionStatus
 
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
-from nightmill.contracts import Action, BatchStatus, BatchSummary, Finding, RepairState
-from tests.lanes import Lane, in_a_lane, until
+from nightmill.contracts import Action, BatchStatus, Finding, RepairState
+from tests.lanes import MODELS, Lane, in_a_lane
+from tests.recovering import lose, recovering_at_once
+from tests.stack import requests
+from tests.stuck import ended, repaired, run_of, submitted, tick
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
-PATIENCE = timedelta(seconds=90)
+BATCH = "ModelCompletionBatch"
 
 
-def at_once(lane: Lane) -> None:
-    """Let nothing be too early to be repaired."""
-    lane.set(RECONCILER__GRACE="0", RECONCILER__SPACING="[0,0,0]")
+def lane_that_recovers(lane: Lane) -> None:
+    recovering_at_once(lane)
+    lane.set(WORKER__WORKFLOW_SANDBOX="false")
 
 
-async def submitted(lane: Lane, nightmill: Nightmill, **options: object) -> str:
-    """Start a batch and return its id once the provider has it."""
-    batch_id = await lane.submit(nightmill, **options)  # type: ignore[arg-type]
-    await until(lambda: nightmill.assembly.batches.get(batch_id).status is not BatchStatus.PENDING)
-    return batch_id
+async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus | None:
+    """Return how the batch's run ended, once it has."""
+    async with asyncio.timeout(60):
+        while True:
+            status = (await run_of(nightmill, batch_id).describe()).status
+            if status is not WorkflowExecutionStatus.RUNNING:
+                return status
+            await asyncio.sleep(0.1)
 
 
-async def tick(nightmill: Nightmill, *, dry_run: bool = False) -> tuple[Finding, Action]:
-    """Reconcile until something was found, and return the one thing that was found and done."""
-    async with asyncio.timeout(PATIENCE.total_seconds()):
-        while not (summary := await nightmill.recovery.reconcile(dry_run=dry_run)).repairs:
-            assert summary.failed == 0
-            await asyncio.sleep(0.2)
-    assert summary.failed == 0
-    [repair] = summary.repairs
-    return repair.finding, repair.action
-
-
-def workflow(nightmill: Nightmill, batch_id: str) -> object:
-    return nightmill.temporal.get_workflow_handle(ids.batch_workflow_id(batch_id))
-
-
-async def ended(nightmill: Nightmill, batch_id: str) -> BatchSummary:
-    """Return the summary once the batch is terminal and its handler has been told."""
-
-    def done() -> bool:
-        row = nightmill.assembly.batches.get(batch_id)
-        return row.status.is_terminal and row.handler_dispatched_at is not None
-
-    await until(done)
-    return await nightmill.summary(batch_id)
+async def start_by_hand(nightmill: Nightmill, batch_id: str, asked: dict[str, Any], **options: Any) -> None:
+    """Start a batch's workflow as an operator does from the UI."""
+    queue = nightmill.assembly.settings.worker.task_queue
+    workflow_id = ids.batch_workflow_id(batch_id)
+    await nightmill.temporal.start_workflow(BATCH, asked, id=workflow_id, task_queue=queue, **options)
 
 
 @in_a_lane
 async def test_a_terminated_batch_goes_on_where_it_was(lane: Lane) -> None:
-    at_once(lane)
+    lane_that_recovers(lane)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-        await workflow(nightmill, batch_id).terminate("by mistake")
-        assert await tick(nightmill, dry_run=True) == (Finding.TERMINATED, Action.RESET)
-        assert await tick(nightmill) == (Finding.TERMINATED, Action.RESET)
+        await run_of(nightmill, batch_id).terminate("by mistake")
+        assert await repaired(nightmill, dry_run=True) == [(Finding.TERMINATED, Action.RESET)]
+        assert await nightmill.recovery.repairs() == [], "a dry run only reports"
+        assert await repaired(nightmill) == [(Finding.TERMINATED, Action.RESET)]
         summary = await ended(nightmill, batch_id)
         [repair] = await nightmill.recovery.repairs(subject_id=batch_id)
     assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
@@ -76,28 +65,92 @@ async def test_a_terminated_batch_goes_on_where_it_was(lane: Lane) -> None:
 
 @in_a_lane
 async def test_a_batch_whose_workflow_was_deleted_is_started_again(lane: Lane) -> None:
-    at_once(lane)
+    lane_that_recovers(lane)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-        await deleted(nightmill, ids.batch_workflow_id(batch_id))
-        assert await tick(nightmill) == (Finding.NOT_FOUND, Action.START)
+        await lose(nightmill.temporal, ids.batch_workflow_id(batch_id), "deleted")
+        assert await repaired(nightmill) == [(Finding.NOT_FOUND, Action.START)]
         summary = await ended(nightmill, batch_id)
     assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
     lane.assert_once()
 
 
-async def deleted(nightmill: Nightmill, workflow_id: str) -> None:
-    """Delete a workflow with its history, as retention does in the end."""
-    await nightmill.temporal.workflow_service.delete_workflow_execution(
-        DeleteWorkflowExecutionRequest(
-            namespace=nightmill.temporal.namespace, workflow_execution=WorkflowExecution(workflow_id=workflow_id)
-        )
-    )
-    async with asyncio.timeout(PATIENCE.total_seconds()):
-        while True:
-            try:
-                await nightmill.temporal.get_workflow_handle(workflow_id).describe()
-            except RPCError as error:
-                assert error.status is RPCStatusCode.NOT_FOUND
-                return
-            await asyncio.sleep(0.1)
+@in_a_lane
+async def test_a_run_that_was_given_too_little_time_is_reset(lane: Lane) -> None:
+    lane_that_recovers(lane)
+    lane.sandbox.set_profile(finish_after=None)
+    lines = lane.stack.folder / "requests.jsonl"
+    lines.write_text("".join(json.dumps(each) + "\n" for each in requests(5)))
+    asked = {
+        "provider": "openai",
+        "model": MODELS["openai"],
+        "requests_uri": str(lines),
+        "completion_handler": lane.handler,
+    }
+    async with lane.running() as nightmill:
+        await start_by_hand(nightmill, "hasty", asked, run_timeout=timedelta(seconds=3))
+        assert await closed(nightmill, "hasty") is WorkflowExecutionStatus.TIMED_OUT
+        [batch] = lane.sandbox.batches()
+        lane.sandbox.advance(batch["id"], "completed")
+        assert await repaired(nightmill) == [(Finding.TIMED_OUT, Action.RESET)]
+        summary = await ended(nightmill, "hasty")
+    assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
+    lane.assert_once()
+
+
+@in_a_lane
+async def test_a_run_that_failed_for_want_of_its_row_is_reset_once_the_row_is_back(lane: Lane) -> None:
+    """An operator brings an empty database up, and then the right one."""
+    lane_that_recovers(lane)
+    database, empty, right = (lane.stack.folder / name for name in ("nightmill.db", "empty.db", "right.db"))
+    shutil.copyfile(database, empty)
+    with lane.stack.assembly() as assembly:
+        batch_id = await lane.submit(await lane.stack.nightmill(assembly))
+    database.rename(right)
+    empty.rename(database)
+    async with lane.running() as nightmill:
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.FAILED
+        assert await tick(nightmill) == [], "nobody knows of it"
+    right.rename(database)
+    async with lane.running() as nightmill:
+        assert await repaired(nightmill) == [(Finding.FAILED, Action.RESET)]
+        summary = await ended(nightmill, batch_id)
+        [repair] = await nightmill.recovery.repairs(subject_id=batch_id)
+    assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
+    assert "BatchNotFound" in repair.reason or "no batch" in repair.reason
+    lane.assert_once()
+
+
+@in_a_lane
+async def test_a_run_that_somebody_started_with_input_that_does_not_fit_is_given_what_is_stored(lane: Lane) -> None:
+    lane_that_recovers(lane)
+    async with lane.running() as nightmill:
+        batch_id = await submitted(lane, nightmill)
+        await run_of(nightmill, batch_id).terminate("to start it anew")
+        await start_by_hand(nightmill, batch_id, {"batch_id": batch_id, "retries": 3})
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.FAILED
+        assert await repaired(nightmill) == [(Finding.INVALID_INPUT, Action.START)]
+        summary = await ended(nightmill, batch_id)
+    assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
+    lane.assert_once()
+
+
+@in_a_lane
+async def test_a_batch_that_cannot_be_submitted_at_all_ends_failed_and_its_handler_is_told(lane: Lane) -> None:
+    """No request fits into a provider batch any more since somebody has lowered the limit."""
+    lane_that_recovers(lane)
+    with lane.stack.assembly() as assembly:
+        batch_id = await lane.submit(await lane.stack.nightmill(assembly))
+    lane.set(OPENAI__MAX_BYTES="1024")
+    async with lane.running() as nightmill:
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.FAILED
+        assert await repaired(nightmill) == [(Finding.INVALID_INPUT, Action.START)]
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.FAILED
+        assert await repaired(nightmill) == [(Finding.INVALID_INPUT, Action.CLOSE)]
+        summary = await ended(nightmill, batch_id)
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.COMPLETED
+        assert await tick(nightmill) == []
+    assert (summary.status, summary.failed) == (BatchStatus.FAILED, 5)
+    assert "a provider batch takes at most" in (summary.reason or "")
+    assert lane.sandbox.log() == []
+    assert len(lane.webhook.received) == 1
