@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
-from temporalio.testing import ActivityEnvironment
 
-from activities.executions import Executions
-from activities.other_repairs import OtherRepairs
-from activities.reconciliation import ReconcileActivities
-from activities.repairing import Repairer
 from nightmill.client.nightmill import Nightmill
-from nightmill.contracts import PageOutcome, ReconcilePage, Source
-from tests.lanes import Lane
+from nightmill.contracts import Action, Finding, ReconcileSummary, Source
+from tests.lanes import PATIENCE, Lane
 
 
 def recovering_at_once(lane: Lane) -> None:
@@ -25,20 +21,17 @@ def recovering_at_once(lane: Lane) -> None:
     lane.set(RECONCILER__GRACE="0", RECONCILER__SPACING="[0,0,0]")
 
 
-async def tick(nightmill: Nightmill, source: Source) -> PageOutcome:
-    """Look at all candidates of a source once, and repair them."""
-    client, assembly = nightmill.temporal, nightmill.assembly
-    queue, slicing_queue = assembly.settings.worker.task_queue, assembly.settings.slicing.task_queue
-    executions = Executions(client, None, queue, slicing_queue)
-    repairer = Repairer(assembly.recovery, assembly.batches, executions, OtherRepairs.of(client, assembly))
-    activities = ReconcileActivities(
-        repairer, assembly.recovery, executions, assembly.settings.reconciler, build="host:1", queues=()
-    )
-    outcome: PageOutcome = await ActivityEnvironment().run(
-        activities.reconcile_page, ReconcilePage(tick="a test", source=source)
-    )
-    assert outcome.failed == 0
-    return outcome
+async def tick(nightmill: Nightmill) -> dict[str, tuple[Finding, Action]]:
+    """Let the reconciler run once, and return what it found and did, by the ids of what it repaired."""
+    summary: ReconcileSummary = await nightmill.recovery.reconcile(timeout=PATIENCE)
+    assert summary.failed == 0
+    return {each.id: (each.finding, each.action) for each in summary.repairs}
+
+
+def found(nightmill: Nightmill, source: Source) -> list[str]:
+    """Return the candidates that there are."""
+    page = nightmill.assembly.recovery.candidates.page(source, after=None, limit=100, now=datetime.now(UTC))
+    return [each.id for each in page]
 
 
 async def lose(client: Client, workflow_id: str, way: str) -> None:

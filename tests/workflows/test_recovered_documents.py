@@ -2,109 +2,84 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Any
+from collections import Counter
 
 import pytest
 
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
-from nightmill.contracts import Action, Finding, PageOutcome, Source, SyncStatus
+from nightmill.contracts import Action, Finding, Source, SyncStatus
 from nightmill.storage.document_models import DocumentRow
 from tests.lanes import Lane, in_a_lane, until
 from tests.pages import article
-from tests.recovering import lose, recovering_at_once, tick
+from tests.recovering import found, lose, recovering_at_once, tick
 from tests.site import Site
 
 pytestmark = pytest.mark.server
-
-
-async def added(nightmill: Nightmill, lane: Lane, site: Site, *, auto_sync: bool = False) -> str:
-    """Make a document of an account that has a handler, and that nobody syncs yet."""
-    await nightmill.documents.add_account("acme", "daily", auto_sync=auto_sync, change_handler=lane.handler)
-    return await nightmill.documents.add(site.url("/0"), account="acme", collection="docs", sync=False)
 
 
 def row_of(nightmill: Nightmill, document_id: str) -> DocumentRow:
     return nightmill.assembly.documents.get(document_id).row
 
 
-def told(lane: Lane) -> list[dict[str, Any]]:
-    return [json.loads(body) for _, body in lane.webhook.received]
+def told(lane: Lane) -> Counter[str]:
+    """Return how often the handler was told of each document."""
+    return Counter(json.loads(body)["document_id"] for _, body in lane.webhook.received)
 
 
-def pages(site: Site) -> int:
-    """Return how often the page was asked for."""
-    return len(site.visits("/0"))
-
-
-def findings(outcome: PageOutcome) -> list[tuple[Finding, Action]]:
-    return [(each.finding, each.action) for each in outcome.repairs]
-
-
-async def check_in_order(nightmill: Nightmill, lane: Lane, document_id: str) -> None:
-    """The document is synced, its handler was told once, and another tick finds nothing to do."""
+async def check_in_order(nightmill: Nightmill, document_id: str) -> None:
+    """The document is synced, and its handler knows."""
     await nightmill.documents.wait(document_id)
     row = row_of(nightmill, document_id)
     assert (row.sync_status, row.needs_attention) == (SyncStatus.SYNCED, None)
     assert row.handled_fingerprint == row.content_fingerprint is not None
-    assert [each["number"] for each in told(lane)] == [1]
-    assert (await tick(nightmill, Source.DOCUMENTS)).candidates == 0
-
-
-@pytest.mark.parametrize(
-    ("way", "finding", "auto_sync"),
-    [("terminated", Finding.TERMINATED, True), ("deleted", Finding.NOT_FOUND, False)],
-    ids=["terminated", "deleted"],
-)
-@in_a_lane
-async def test_a_sync_that_is_lost_while_it_fetches_is_done_again_once(
-    lane: Lane, way: str, finding: Finding, auto_sync: bool
-) -> None:
-    recovering_at_once(lane)
-    with Site({"/0": article(0, delay=0.6)}) as site:
-        async with lane.running() as nightmill:
-            document_id = await added(nightmill, lane, site, auto_sync=auto_sync)
-            await nightmill.documents.sync_now(document_id)
-            await until(lambda: pages(site))
-            assert findings(await tick(nightmill, Source.DOCUMENTS)) == [], "it runs"
-            await lose(nightmill.temporal, ids.document_workflow_id(document_id), way)
-            outcomes = await asyncio.gather(*(tick(nightmill, Source.DOCUMENTS) for _ in range(3)))
-            assert [found for each in outcomes for found in findings(each)] == [(finding, Action.START)]
-            assert findings(await tick(nightmill, Source.DOCUMENTS)) == [], "it runs again"
-            await check_in_order(nightmill, lane, document_id)
-        assert pages(site) == 2
 
 
 @in_a_lane
-async def test_a_change_whose_sync_was_lost_before_its_handler_knew_is_told_once(lane: Lane) -> None:
+async def test_whatever_loses_a_sync_one_tick_has_it_done_once_more_and_its_change_told_once(lane: Lane) -> None:
+    """Two are lost while they fetch; of two the content is stored, but their handler refuses what it is told."""
     recovering_at_once(lane)
-    with Site({"/0": article(0)}) as site:
-        lane.webhook.answers = [503]
+    lane.webhook.answers = [503] * 20
+    texts = {"/unheard": article(0), "/canceled": article(1), "/terminated": article(2, delay=2)}
+    # A host is asked for one page at a time.
+    with Site(texts) as site, Site({"/deleted": article(3, delay=2)}, address="127.0.0.2") as other:
         async with lane.running() as nightmill:
-            document_id = await added(nightmill, lane, site)
-            await nightmill.documents.sync_now(document_id)
-            await until(lambda: not lane.webhook.answers)  # it is called again in 5 s
-            row = row_of(nightmill, document_id)
-            assert (row.sync_status, row.handled_fingerprint) == (SyncStatus.SYNCING, None)
-            await lose(nightmill.temporal, ids.document_workflow_id(document_id), "terminated")
-            assert findings(await tick(nightmill, Source.DOCUMENTS)) == [(Finding.TERMINATED, Action.START)]
-            await check_in_order(nightmill, lane, document_id)
-        assert pages(site) == 2
+            for name, auto_sync in (("hand", False), ("automatic", True)):
+                await nightmill.documents.add_account(name, "daily", auto_sync=auto_sync, change_handler=lane.handler)
 
+            async def added(link: str, account: str = "hand") -> str:
+                document_id = await nightmill.documents.add(link, account=account, collection="c", sync=False)
+                await nightmill.documents.sync_now(document_id)
+                return document_id
 
-@in_a_lane
-async def test_a_change_that_a_canceled_sync_left_untold_is_told_where_no_sweep_will(lane: Lane) -> None:
-    recovering_at_once(lane)
-    with Site({"/0": article(0)}) as site:
-        lane.webhook.answers = [503]
-        async with lane.running() as nightmill:
-            document_id = await added(nightmill, lane, site)
-            await nightmill.documents.sync_now(document_id)
-            await until(lambda: not lane.webhook.answers)
-            await nightmill.temporal.get_workflow_handle(ids.document_workflow_id(document_id)).cancel()
-            await nightmill.documents.wait(document_id)
-            assert row_of(nightmill, document_id).sync_status is SyncStatus.SYNCED
-            assert findings(await tick(nightmill, Source.DOCUMENTS)) == [(Finding.CANCELED, Action.START)]
-            await check_in_order(nightmill, lane, document_id)
+            unheard, canceled = [await added(site.url(path)) for path in ("/unheard", "/canceled")]
+            await until(lambda: all(row_of(nightmill, each).content_fingerprint for each in (unheard, canceled)))
+            terminated = await added(site.url("/terminated"), "automatic")
+            deleted = await added(other.url("/deleted"))
+            await until(lambda: site.visits("/terminated") and other.visits("/deleted"))
+            everything = {unheard, canceled, terminated, deleted}
+            assert set(found(nightmill, Source.DOCUMENTS)) == everything
+            assert await tick(nightmill) == {}, "all of them run"
+
+            await nightmill.temporal.get_workflow_handle(ids.document_workflow_id(canceled)).cancel()
+            await nightmill.documents.wait(canceled)
+            for document_id, way in ((unheard, "terminated"), (terminated, "terminated"), (deleted, "deleted")):
+                await lose(nightmill.temporal, ids.document_workflow_id(document_id), way)
+            rows = [row_of(nightmill, each) for each in (unheard, canceled, terminated)]
+            assert [row.sync_status for row in rows] == [SyncStatus.SYNCING, SyncStatus.SYNCED, SyncStatus.SYNCING]
+            assert told(lane) == Counter()
+            lane.webhook.answers.clear()
+
+            assert await tick(nightmill) == {
+                unheard: (Finding.TERMINATED, Action.START),
+                canceled: (Finding.CANCELED, Action.START),
+                terminated: (Finding.TERMINATED, Action.START),
+                deleted: (Finding.NOT_FOUND, Action.START),
+            }
+            for document_id in everything:
+                await check_in_order(nightmill, document_id)
+            assert found(nightmill, Source.DOCUMENTS) == []
+        assert [len(site.visits(path)) for path in texts] == [2, 2, 2]
+        assert len(other.visits("/deleted")) == 2
+    assert told(lane) == Counter(everything)
