@@ -105,6 +105,8 @@ class Action(StrEnum):
     """Write the step that is missing."""
     GIVE_UP = "give_up"
     """Say that it needs attention."""
+    LOOK = "look"
+    """Nothing yet: to look at it has failed already."""
 
 
 class RepairState(StrEnum):
