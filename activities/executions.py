@@ -16,12 +16,14 @@ How a reset behaves on the server, as measured (Server 1.32):
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueType
@@ -43,6 +45,7 @@ from activities.histories import PATIENCE
 from activities.reset_points import last_that
 from nightmill import ids
 from nightmill.contracts import BatchInput, Finding
+from nightmill.errors import PermanentError
 from nightmill.recovery.model import Candidate, RunState, Seen
 
 Replays = Callable[[WorkflowHistory], Awaitable[bool | None]]
@@ -63,7 +66,16 @@ TYPES = (
 GONE_AFTER = timedelta(seconds=70)
 """A worker's poll ends after a minute at the latest, and it asks again; who has not asked for longer is gone."""
 
+CHOSEN_WITHIN = timedelta(minutes=1)
+"""For replaying one history again and again until it is known where to cut it; a dozen times at most."""
+
 _REPORTED = "TemporalReportedProblems IS NOT NULL AND ExecutionStatus = 'Running'"
+
+
+class RunChanged(PermanentError):
+    """Another run is the present one by now: it is left alone."""
+
+    code: ClassVar[str] = "run_changed"
 
 
 @contextmanager
@@ -85,12 +97,14 @@ class Executions:
         replays: Asked before a reset; without it a run whose tasks fail is reset to its beginning.
         task_queue: Of all workflows but slicings.
         slicing_queue: Of slicings.
+        chosen_within: How long it may take to find out where code replays; then a run is reset to its beginning.
     """
 
     client: Client
     replays: Replays | None
     task_queue: str
     slicing_queue: str
+    chosen_within: timedelta = CHOSEN_WITHIN
 
     # --- looking
 
@@ -177,20 +191,68 @@ class Executions:
 
     # --- repairing
 
-    async def reset(
-        self, workflow_id: str, run_id: str, *, finding: Finding, reason: str, identity: str = "nightmill-reconciler"
-    ) -> tuple[str, int]:
-        """Reset a run; return the new run's id and the event where the history was cut.
+    async def choose_point(self, workflow_id: str, run_id: str, finding: Finding) -> int:
+        """Return the event where a run is best cut for what was found; may take a minute, and changes nothing.
 
-        Whoever calls has recorded the intent, and compared the present run with `run_id` just before: the server would
-        reset an old run as well, and end the present one. It is called once; after an answer that was lost, look
-        whether the present run is another, and call `carry_cancel`.
+        It is where `Outline.wanted` says; or earlier, so that no child is waited for in vain, and that the code here
+        replays what is kept. The first task always does: code begins at the top, and its rows say what has been done.
 
         Raises:
             NoResetPoint: The run has never had a workflow task.
+            RPCError: The server cannot tell.
+        """
+        outline = await histories.outline(self.client, workflow_id, run_id)
+        wanted = outline.wanted(finding)
+        if not outline.tasks:
+            return wanted
+        waited_for = outline.open_children(wanted)
+        lost = [child.task for child in waited_for if not await self._goes_on(child.workflow_id, parent=workflow_id)]
+
+        async def replays(point: int) -> bool:
+            kept = outline.cut_at(point)
+            answer = await self.replays(kept) if self.replays and kept else None
+            # Nobody can tell: fine, unless it is known that some of it does not replay.
+            return finding is not Finding.TASKS_FAIL if answer is None else answer
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.chosen_within.total_seconds()):
+                found = await last_that(outline.points_up_to(min([wanted, *lost])), replays)
+                return found or outline.tasks[0]
+        return outline.tasks[0]
+
+    async def reset(
+        self,
+        workflow_id: str,
+        run_id: str,
+        *,
+        finding: Finding,
+        reason: str,
+        identity: str = "nightmill-reconciler",
+        point: int | None = None,
+    ) -> tuple[str, int]:
+        """Reset a run; return the new run's id and the event where the history was cut.
+
+        Whoever calls has recorded the intent. Right before the call the present run is compared with `run_id`: the
+        server would reset an old run as well, and end the present one. It is called once; after an answer that was
+        lost, look whether the present run is another, and call `carry_cancel`.
+
+        Args:
+            workflow_id: The workflow.
+            run_id: The run that was looked at.
+            finding: What was found.
+            reason: For the UI.
+            identity: Who does it, for the UI.
+            point: What `choose_point` said; without it, that is asked now.
+
+        Raises:
+            NoResetPoint: The run has never had a workflow task.
+            RunChanged: It is not the present run any more; nothing was done.
             RPCError: The server refused, or its answer was lost; then nobody knows.
         """
-        point = await self._point(workflow_id, run_id, finding)
+        if point is None:
+            point = await self.choose_point(workflow_id, run_id, finding)
+        if await self.present_run(workflow_id) != run_id:
+            raise RunChanged(f"workflow {workflow_id}: run {run_id} is not the present one any more")
         answer = await self.client.workflow_service.reset_workflow_execution(
             ResetWorkflowExecutionRequest(
                 namespace=self.client.namespace,
@@ -284,25 +346,6 @@ class Executions:
                 timeout=PATIENCE,
             )
         return None
-
-    async def _point(self, workflow_id: str, run_id: str, finding: Finding) -> int:
-        """Return where to cut: where it is wanted, or earlier, where no child is waited for in vain, and it replays."""
-        outline = await histories.outline(self.client, workflow_id, run_id)
-        wanted = outline.wanted(finding)
-        if not outline.tasks:
-            return wanted
-        waited_for = outline.open_children(wanted)
-        lost = [child.task for child in waited_for if not await self._goes_on(child.workflow_id, parent=workflow_id)]
-        points = outline.points_up_to(min([wanted, *lost]))
-
-        async def replays(point: int) -> bool:
-            kept = outline.cut_at(point)
-            answer = await self.replays(kept) if self.replays and kept else None
-            # Nobody can tell: fine, unless it is known that some of it does not replay.
-            return finding is not Finding.TASKS_FAIL if answer is None else answer
-
-        # The code begins at the top where nothing replays: its rows say what has been done.
-        return await last_that(points, replays) or outline.tasks[0]
 
     async def _goes_on(self, workflow_id: str, *, parent: str) -> bool:
         """Return whether a child runs whose end will be told to its parent's new run."""

@@ -47,16 +47,18 @@ def state_in(status: WorkflowExecutionStatus.ValueType) -> RunState:
 def seen_in(found: DescribeWorkflowExecutionResponse) -> Seen:
     """Return what a description says of a run, without the failure, which it does not say."""
     info = found.workflow_execution_info
+    queue = found.execution_config.task_queue.name or info.task_queue
     return Seen(
         run_id=info.execution.run_id,
         state=state_in(info.status),
-        queue=found.execution_config.task_queue.name or info.task_queue,
+        queue=queue,
+        closed_at=_time(info, "close_time"),
         task_attempt=found.pending_workflow_task.attempt if found.HasField("pending_workflow_task") else 0,
-        activities=tuple(_activity(one) for one in found.pending_activities),
+        activities=tuple(_activity(one, queue) for one in found.pending_activities),
     )
 
 
-def _activity(one: PendingActivityInfo) -> SeenActivity:
+def _activity(one: PendingActivityInfo, queue: str) -> SeenActivity:
     # One that was asked to cancel or to pause still runs.
     state = _ACTIVITY_STATES.get(one.state, ActivityState.RUNNING)
     return SeenActivity(
@@ -65,6 +67,7 @@ def _activity(one: PendingActivityInfo) -> SeenActivity:
         state=state,
         attempt=max(one.attempt, 1),
         next_attempt_at=_time(one, "next_attempt_schedule_time") if state is ActivityState.WAITING else None,
+        is_elsewhere=one.activity_options.task_queue.name not in ("", queue),
     )
 
 
