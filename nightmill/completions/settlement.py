@@ -51,8 +51,8 @@ MISSING: dict[BatchStatus, ErrorCode] = {
 }
 """What a request without a result failed with, by the status of its provider batch (B21)."""
 
-COMES_BACK_WITHIN = timedelta(minutes=45)
-"""When a harvest that failed is overdue: its workflow pauses for 30 minutes at most, and then tries several times."""
+SOONEST_OVERDUE, LATEST_OVERDUE = timedelta(minutes=2), timedelta(minutes=45)
+"""When a harvest that failed is overdue, at the earliest and at the latest; see `overdue_at`."""
 
 RETRIABLE = frozenset({ErrorCode.ENTRY_MISSING, ErrorCode.EXPIRED, ErrorCode.NOT_SUBMITTED})
 """Those of them that another round may heal; not where max age ended it, for a round would begin it anew."""
@@ -93,8 +93,8 @@ class Settler:
         try:
             try:
                 return self._settle_part(end, heartbeat)
-            except TransientError:
-                self._put_off(end.part)
+            except TransientError as error:
+                self._put_off(end, error)
                 raise
         except BatchNotFound:  # at any point: rows can be deleted meanwhile
             logger.warning("batch not found", extra={"batch": end.part.batch_id})
@@ -119,12 +119,13 @@ class Settler:
         counted = self.parts.outcomes(ref)
         return PartOutcome(status=part.status, completed=counted.get(True, 0), failed=counted.get(False, 0))
 
-    def _put_off(self, ref: PartRef) -> None:
+    def _put_off(self, end: SettleInput, error: TransientError) -> None:
         """Let an outage not look like a stuck batch (B16)."""
         try:
-            self.parts.put_off(ref, until=datetime.now(UTC) + COMES_BACK_WITHIN)
-        except StorageUnavailable as error:  # the outage is our own: it will look stuck, which does no harm
-            logger.warning("harvest not put off", extra={"batch": ref.batch_id, "part": ref.part, "error": str(error)})
+            self.parts.put_off(end.part, until=overdue_at(end, error, datetime.now(UTC)))
+        except StorageUnavailable as failure:  # the outage is our own: it will look stuck, which does no harm
+            names = {"batch": end.part.batch_id, "part": end.part.part}
+            logger.warning("harvest not put off", extra={**names, "error": str(failure)})
 
     def _harvest(
         self, end: SettleInput, batch: BatchRow, part: ProviderBatchRow, heartbeat: Callable[[dict[str, Any]], None]
@@ -213,3 +214,14 @@ class Settler:
     def summary(self, batch_id: str) -> BatchSummary:
         """Return what became of a batch, or how it stands."""
         return self.outcomes.summarize(batch_id)
+
+
+def overdue_at(end: SettleInput, error: TransientError, now: datetime) -> datetime:
+    """Return when a harvest that failed just now is overdue.
+
+    Its workflow pauses longer and longer, up to half an hour, and each pause is shorter than twice the time since the
+    end: after 5 minutes the next try is overdue in 10 minutes, after 10 minutes in 20, after half an hour in 45.
+    """
+    since = now - end.ended_at if end.ended_at else LATEST_OVERDUE
+    wait = min(max(2 * since, SOONEST_OVERDUE), LATEST_OVERDUE)
+    return now + max(wait, SOONEST_OVERDUE + (error.retry_after or timedelta(0)))

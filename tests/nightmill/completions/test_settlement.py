@@ -45,8 +45,8 @@ def nightmill(database_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[A
         yield assembly
 
 
-def harvest(nightmill: Assembly) -> None:
-    end = SettleInput(part=REF, status=BatchStatus.ENDED)
+def harvest(nightmill: Assembly, *, ended: timedelta = timedelta(0)) -> None:
+    end = SettleInput(part=REF, status=BatchStatus.ENDED, ended_at=datetime.now(UTC) - ended)
     nightmill.settler.settle_part(end, heartbeat=lambda _: None)
 
 
@@ -59,12 +59,13 @@ def due_in(nightmill: Assembly) -> timedelta | None:
 def test_a_harvest_that_fails_for_now_is_overdue_only_when_its_workflow_does_not_come_back(
     nightmill: Assembly, sandbox: Sandbox
 ) -> None:
-    sandbox.add_faults(Fault("status", operation="results.get", status=503))
-    with pytest.raises(ProviderUnavailable):
-        harvest(nightmill)
-    left = due_in(nightmill)
-    assert left is not None
-    assert timedelta(minutes=44) < left <= timedelta(minutes=45)
+    for minutes, retry_after, expected in ((0, None, 2), (5, None, 10), (10, 600, 20), (40, None, 45), (0, 3_600, 62)):
+        sandbox.add_faults(Fault("status", operation="results.get", status=503, retry_after=retry_after))
+        with pytest.raises(ProviderUnavailable):
+            harvest(nightmill, ended=timedelta(minutes=minutes))
+        left = due_in(nightmill)
+        assert left is not None
+        assert timedelta(minutes=expected - 1) < left < timedelta(minutes=expected + 1)
     harvest(nightmill)
     assert due_in(nightmill) is None
 
