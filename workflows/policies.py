@@ -9,8 +9,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+with workflow.unsafe.imports_passed_through():
+    from nightmill.contracts import LONGEST_HOST_CALL
 
 if TYPE_CHECKING:
     from nightmill.contracts import CanaryTurn, SlicingTerms
@@ -190,7 +194,7 @@ yet due, and to ask without a pause would fill the history."""
 
 HOST_ACTIVITY = ActivityConfig(
     schedule_to_start_timeout=timedelta(minutes=15),
-    start_to_close_timeout=timedelta(hours=1),
+    start_to_close_timeout=LONGEST_HOST_CALL,
     retry_policy=RetryPolicy(
         initial_interval=timedelta(seconds=5), backoff_coefficient=3.0, maximum_interval=timedelta(minutes=2),
         maximum_attempts=5,

@@ -50,7 +50,13 @@ from nightmill.contracts.documents import (
     SyncStep,
     Trigger,
 )
-from nightmill.contracts.handlers import ActivityHandler, CompletionHandler, WebhookHandler, WorkflowHandler
+from nightmill.contracts.handlers import (
+    LONGEST_HOST_CALL,
+    ActivityHandler,
+    CompletionHandler,
+    WebhookHandler,
+    WorkflowHandler,
+)
 from nightmill.contracts.recovery import (
     MOST_REPAIRS_SHOWN,
     Action,
@@ -135,6 +141,7 @@ from nightmill.contracts.words import TERMINAL, BatchStatus, CompletionStatus, E
 __all__ = [
     "GONE",
     "LONGEST_AUDIT_DAYS",
+    "LONGEST_HOST_CALL",
     "MAX_CONTENT",
     "MAX_METADATA_BYTES",
     "MAX_NAME",

@@ -152,6 +152,8 @@ class AuditFailure(Outcome):
 class AuditSummary(AuditOutcome):
     """Result of the workflow `ProviderAudit` (R10): what was found with all keys.
 
+    Keys of one organisation show the same batches, which are then listed twice and found once.
+
     Attributes:
         keys: Keys that were looked at, those that failed included.
         failures: Those that failed.

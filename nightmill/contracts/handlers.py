@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from nightmill.contracts.base import Contract
 from nightmill.contracts.words import HandledStatus
+
+LONGEST_HOST_CALL = timedelta(hours=1)
+"""How long one attempt of a host's activity may take."""
 
 
 def _names_a_queue(value: str) -> str:

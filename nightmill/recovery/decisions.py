@@ -9,6 +9,7 @@
     its tasks fail with this build's code       reset, once a build; with another's: nothing
     waits for an operator                       nothing
     an activity in a long back-off              activity reset, once
+    the host's handler may be at work           nothing: it is not called twice at once
     overdue, nothing wrong                      `poll_now` for each poll that is due; then reset
     failed, timed out, terminated               reset; a fresh start where that was done or cannot be
     failed for its input                        a start from what is stored; if that fails so too, it is closed
@@ -30,6 +31,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nightmill.contracts import Action, Finding, Subject
+from nightmill.recovery import host_calls
 from nightmill.recovery.model import ActivityState, Candidate, Decision, Here, RunState, Seen
 from nightmill.recovery.past import Past
 
@@ -197,6 +199,8 @@ def _tasks_fail(case: _Case, seen: Seen) -> Decision:
     build = case.here.build
     if not _fails(seen):
         return Decision(Finding.HEALTHY, reason="a task lost its worker, and is tried again")
+    if host_calls.runs(case.candidate, seen):
+        return Decision(Finding.TOO_EARLY, reason="its tasks fail, and a handler's activity runs: it is waited for")
     if case.past.repair(f"replay/{build}"):
         reason = f"was reset for build {build} already"
         if case.candidate.subject not in _BATCHES:
@@ -256,8 +260,9 @@ def _overdue(case: _Case, seen: Seen) -> Decision:
 def _not_found(case: _Case) -> Decision:
     if case.candidate.subject is Subject.PART:
         return Decision(Finding.HEALTHY, reason="its batch starts it again")
+    at_work = host_calls.awaited(case.candidate, case.candidate.ended_at, case.here.now)
     canceled = _too_old(case, None) if case.candidate.too_old else None
-    return canceled or _start(case, None, Finding.NOT_FOUND, "there is no such workflow")
+    return at_work or canceled or _start(case, None, Finding.NOT_FOUND, "there is no such workflow")
 
 
 def _closed(case: _Case, seen: Seen) -> Decision:
@@ -268,6 +273,9 @@ def _closed(case: _Case, seen: Seen) -> Decision:
     reason = f"its run is {seen.state}" + (f": {_short(seen.failure)}" if seen.failure else "")
     if case.candidate.subject is Subject.DOCUMENT or only_tells:
         return _start(case, seen, finding, reason)
+    at_work = host_calls.awaited(case.candidate, seen.closed_at, case.here.now)
+    if at_work and seen.state is not RunState.COMPLETED:
+        return at_work
     if seen.state is RunState.FAILED and seen.failure_type in INVALID:
         return _invalid(case, seen)
     if case.candidate.too_old and seen.state is not RunState.CANCELED:

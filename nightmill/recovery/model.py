@@ -49,6 +49,9 @@ class Candidate:
         deadline: When its max age is reached, where that is known.
         too_old: Whether it waits to be submitted for longer than it may.
         parts: Provider batches of the batch's present round; each of several has a workflow of its own.
+        calls_host: Whether the handler is an activity of the host's that was called and has not succeeded, as far as
+            the row knows. It may be at work, whatever became of the run that called it.
+        ended_at: When its work had ended, where it has.
         known: Whether its row was read; what only Temporal tells of is repaired if its tasks fail, and not otherwise.
         facts: More about it for logs: status, next_poll_at, provider_batch_id.
     """
@@ -65,6 +68,8 @@ class Candidate:
     deadline: datetime | None = None
     too_old: bool = False
     parts: int = 1
+    calls_host: bool = False
+    ended_at: datetime | None = None
     known: bool = True
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -79,6 +84,7 @@ class SeenActivity:
         state: How it stands.
         attempt: From 1.
         next_attempt_at: When it is tried again, where it waits for that.
+        is_elsewhere: Whether its task queue is another than the run's, as that of the host's worker usually is.
     """
 
     id: str
@@ -86,6 +92,7 @@ class SeenActivity:
     state: ActivityState
     attempt: int = 1
     next_attempt_at: datetime | None = None
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class Seen:
         run_id: The run.
         state: How it stands.
         queue: Its task queue.
+        closed_at: When it closed; None: it runs.
         task_attempt: Attempts of the workflow task that is pending; 0: none is.
         activities: What has not ended.
         failure_type: The error type of a run that failed, as the workflow raised it or an activity did.
@@ -107,6 +115,7 @@ class Seen:
     run_id: str
     state: RunState
     queue: str = ""
+    closed_at: datetime | None = None
     task_attempt: int = 0
     activities: tuple[SeenActivity, ...] = ()
     failure_type: str | None = None

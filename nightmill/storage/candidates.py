@@ -33,6 +33,7 @@ _UNSETTLED = col(ProviderBatchRow.settled_at).is_(None)
 _BATCH: tuple[Any, ...] = (
     BatchRow.key, BatchRow.id, BatchRow.status, BatchRow.provider, BatchRow.model, BatchRow.max_age,
     BatchRow.needs_attention, BatchRow.created_at, BatchRow.ended_at, BatchRow.next_poll_at,
+    BatchRow.completion_handler, BatchRow.dispatches, BatchRow.handler_dispatched_at,
 )  # fmt: skip
 
 
@@ -178,8 +179,15 @@ def _of_batch(row: Any, parts: _Parts, old: datetime | None) -> Candidate:
         deadline=_deadline(parts.submitted_at, row),
         too_old=pending and old is not None and row.created_at < old,
         parts=max(parts.parts, 1),
+        calls_host=_calls_host(row),
+        ended_at=row.ended_at if terminal else None,
         facts=_facts(row, row.status, row.next_poll_at, parts.provider_batch_id),
     )
+
+
+def _calls_host(row: Any) -> bool:
+    is_activity = (row.completion_handler or {}).get("kind") == "activity"
+    return is_activity and row.dispatches > 0 and row.handler_dispatched_at is None
 
 
 def _of_part(part: ProviderBatchRow, row: Any) -> Candidate:

@@ -49,6 +49,7 @@ BATCH = Candidate(
 PENDING = replace(BATCH, due_at=None, submitted=False, deadline=None)
 TOO_OLD = replace(PENDING, too_old=True)
 TOLD = replace(BATCH, due_at=None, deadline=None, terminal=True)
+CALLED = replace(TOLD, calls_host=True, ended_at=NOW - 59 * MINUTE)
 LATE = replace(BATCH, deadline=NOW - 2 * HOUR, due_at=NOW - 2 * HOUR)
 PART = replace(BATCH, subject=Subject.PART, id="b1/0/1", workflow_id="batch/b1/0/1")
 DOCUMENT = Candidate(Subject.DOCUMENT, "d1", "document/d1", "1")
@@ -63,6 +64,7 @@ TIMED_OUT = replace(RUNNING, state=RunState.TIMED_OUT)
 CANCELED = replace(RUNNING, state=RunState.CANCELED)
 COMPLETED = replace(RUNNING, state=RunState.COMPLETED)
 PAUSED = replace(RUNNING, state=RunState.PAUSED)
+AT_HOST = SeenActivity("9", "take_note", ActivityState.RUNNING, is_elsewhere=True)
 FAILING = replace(RUNNING, task_attempt=3, failed_build="new", replays=False)
 
 _keys = itertools.count(1)
@@ -139,6 +141,22 @@ def outcome(decision: Decision) -> tuple[Finding, Action | None]:
         (PART, TERMINATED, Finding.HEALTHY, None),
         (BATCH, CANCELED, Finding.CANCELED, Action.CANCEL),
         (TOLD, CANCELED, Finding.CANCELED, Action.START),
+        # the host's activity may be at work
+        (CALLED, replace(TERMINATED, closed_at=NOW - 59 * MINUTE), Finding.TOO_EARLY, None),
+        (CALLED, replace(INVALID, closed_at=NOW - 59 * MINUTE), Finding.TOO_EARLY, None),
+        (CALLED, replace(CANCELED, closed_at=NOW - 59 * MINUTE), Finding.TOO_EARLY, None),
+        (CALLED, replace(COMPLETED, closed_at=NOW - 59 * MINUTE), Finding.COMPLETED, Action.APPLY),
+        (CALLED, replace(TERMINATED, closed_at=NOW - HOUR), Finding.TERMINATED, Action.RESET),
+        (TOLD, replace(TERMINATED, closed_at=NOW - 6 * MINUTE), Finding.TERMINATED, Action.RESET),
+        (CALLED, None, Finding.TOO_EARLY, None),
+        (replace(CALLED, ended_at=NOW - HOUR), None, Finding.NOT_FOUND, Action.START),
+        (CALLED, replace(FAILING, activities=(an_activity(),)), Finding.TOO_EARLY, None),
+        (CALLED, replace(FAILING, activities=(an_activity(ActivityState.WAITING),)), Finding.TASKS_FAIL, Action.RESET),
+        (BATCH, replace(FAILING, activities=(an_activity(),)), Finding.TASKS_FAIL, Action.RESET),
+        (BATCH, replace(FAILING, activities=(AT_HOST,)), Finding.TOO_EARLY, None),
+        (replace(TOLD, known=False), replace(FAILING, activities=(AT_HOST,)), Finding.TOO_EARLY, None),
+        (DOCUMENT, replace(FAILING, activities=(AT_HOST,)), Finding.TOO_EARLY, None),
+        (SLICING, replace(FAILING, activities=(AT_HOST,)), Finding.TASKS_FAIL, Action.RESET),
         (TOLD, COMPLETED, Finding.COMPLETED, Action.APPLY),
         (TOLD, replace(COMPLETED, failure="batch not found"), Finding.COMPLETED, Action.START),
         (BATCH, COMPLETED, Finding.COMPLETED, Action.START),

@@ -89,6 +89,23 @@ def test_a_batch_is_late_when_its_poll_is_by_more_than_the_grace(database: Datab
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "calls"),
+    [
+        ({"completion_handler": {"kind": "activity"}, "dispatches": 1}, True),
+        ({"completion_handler": {"kind": "activity"}, "dispatches": 0}, False),
+        ({"completion_handler": {"kind": "webhook"}, "dispatches": 1}, False),
+        ({"completion_handler": None}, False),
+    ],
+)
+def test_a_handler_that_was_called_may_be_at_work_if_it_is_an_activity(
+    database: Database, add: Add, columns: dict[str, Any], calls: bool
+) -> None:
+    add("told", status=BatchStatus.ENDED, ended_at=ago(30), results_fetched_at=ago(30), **columns)
+    (found,) = late(database)
+    assert (found.calls_host, found.ended_at) == (calls, ago(30))
+
+
 def test_a_batch_with_nothing_planned_is_late_since_it_was_made(database: Database, add: Add) -> None:
     add("new", created_at=ago(4.9), status=BatchStatus.PENDING)
     add("old", created_at=ago(5.1), status=BatchStatus.PENDING)
