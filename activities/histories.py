@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType, HistoryEventFilterType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, HistoryEventFilterType
 from temporalio.api.history.v1 import HistoryEvent, WorkflowTaskFailedEventAttributes
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
@@ -19,9 +19,6 @@ PATIENCE = timedelta(seconds=10)
 """For one call of the server."""
 
 EVENTS_A_PAGE = 500
-
-_RESET = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
-"""What a new run's history says of the task at which the old one's was cut; no code failed it."""
 
 EVENTS_BACK = 50
 """Events after the last completed task that are looked at for the task that failed; signals come in between."""
@@ -73,7 +70,8 @@ async def close_event(client: Client, workflow_id: str, run_id: str) -> HistoryE
 async def failed_task(client: Client, workflow_id: str, run_id: str) -> WorkflowTaskFailedEventAttributes | None:
     """Return the first failure of the workflow task that is pending; None: none is recorded, as where it timed out.
 
-    The server records the first failure of a task, and only counts the others.
+    The server records the first failure of a task, and only counts the others. The cut of a reset is recorded as one,
+    too, by the server itself, which names no build.
 
     Raises:
         RPCError: The server cannot tell.
@@ -88,9 +86,8 @@ async def failed_task(client: Client, workflow_id: str, run_id: str) -> Workflow
         timeout=PATIENCE,
     )
     for event in found.history.events:
-        failed = event.workflow_task_failed_event_attributes
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED and failed.cause != _RESET:
-            return failed
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            return event.workflow_task_failed_event_attributes
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
             return None
     return None

@@ -18,7 +18,6 @@ from temporalio.service import RPCError
 
 from activities.executions import RunChanged
 from activities.reset_points import NoResetPoint
-from activities.sightings import worker_identity
 from nightmill.client.converter import data_converter
 from nightmill.contracts import Finding
 from nightmill.recovery.model import RunState
@@ -138,10 +137,8 @@ async def test_a_run_is_cut_at_its_beginning_where_nobody_can_tell_in_time_what_
 async def test_the_cut_of_a_reset_is_not_taken_for_a_failing_task(scene: Scene) -> None:
     handle = await scene.start("DocumentSync")
     async with scene.worker():
-        seen = await scene.idle(handle, "first")
-    await scene.executions.reset(
-        handle.id, seen.run_id, finding=Finding.STILL_OVERDUE, reason="x", identity=worker_identity(1, "here", "9")
-    )
+        await scene.idle(handle, "first")
+    await scene.reset(handle, Finding.STILL_OVERDUE)
     new = await scene.executions.look(handle.id)
     assert new is not None
     told = await scene.executions.diagnose(handle.id, replace(new, task_attempt=2))
