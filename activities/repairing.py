@@ -8,6 +8,7 @@ looked at; and a record that a dead reconciler left is settled by a look, never 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.executions import RunChanged
+from activities.reset_points import NoResetPoint
 from nightmill import telemetry
 from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
 from nightmill.failpoints import fail_point
@@ -109,7 +112,11 @@ class Repairer:
         """Find out what came of repairs whose reconciler died, by a look, and record it; return how many there were."""
         left = await in_thread(self.parts.repairs.left_over, before=now - IN_HAND)
         for row in left:
-            await self._settle(row, now)
+            try:
+                await self._settle(row, now)
+            except RPCError as error:  # one that cannot be settled does not keep the others
+                names = {"subject": row.subject.value, "id": row.subject_id}
+                activity.logger.warning("repair not settled", extra={**names, "error": str(error)})
         return len(left)
 
     async def _settle(self, row: RepairRow, now: datetime) -> None:
@@ -128,6 +135,11 @@ class Repairer:
     ) -> Handled:
         assert decision.action is not None  # noqa: S101 - the caller has seen to it
         repairs = self.parts.repairs
+        point = None
+        if decision.action is Action.RESET and seen is not None:
+            with suppress(NoResetPoint):  # is said again, and recorded, by the reset
+                # May take a minute, so that it comes first.
+                point = await self.executions.choose_point(candidate.workflow_id, seen.run_id, decision.finding)
         asked_at = datetime.now(UTC)
         intent = Intent(
             subject=candidate.subject,
@@ -150,7 +162,10 @@ class Repairer:
             await in_thread(repairs.void, key, "the run is another one by now", now=datetime.now(UTC))
             return Handled(Finding.HEALTHY)
         try:
-            new_run, event_id = await self._carry_out(candidate, decision, seen)
+            new_run, event_id = await self._carry_out(candidate, decision, seen, point)
+        except RunChanged as error:
+            await in_thread(repairs.void, key, str(error), now=datetime.now(UTC))
+            return Handled(Finding.HEALTHY)
         except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
             is_news = False
             if not isinstance(error, RPCError) or error.status in _REFUSED:
@@ -174,13 +189,13 @@ class Repairer:
         return Handled(decision.finding, view)
 
     async def _carry_out(
-        self, candidate: Candidate, decision: Decision, seen: Seen | None
+        self, candidate: Candidate, decision: Decision, seen: Seen | None, point: int | None
     ) -> tuple[str | None, int | None]:
         """Do it; return the run that goes on, if it is another one, and where the old one's history was cut."""
         match decision.action:
             case Action.RESET if seen is not None:
                 return await self.executions.reset(
-                    candidate.workflow_id, seen.run_id, finding=decision.finding, reason=_told(decision)
+                    candidate.workflow_id, seen.run_id, finding=decision.finding, reason=_told(decision), point=point
                 )
             case Action.RESET_ACTIVITY if seen is not None and decision.activity_id is not None:
                 await self.executions.reset_activity(candidate.workflow_id, seen.run_id, decision.activity_id)
