@@ -17,6 +17,8 @@ from nightmill.sandbox import Fault
 Kind = Literal["batch", "part", "document", "slicing", "reconciler"]
 HandlerKind = Literal["webhook", "workflow", "activity"]
 
+Ending = Literal["terminate", "delete", "reset"]
+
 PER_KILL = 3.3
 """Seconds of storm for each kill: with three workers each of them lives for ten, and gets something done."""
 
@@ -28,8 +30,7 @@ HANDLERS: tuple[HandlerKind, ...] = ("webhook",) * 7 + ("workflow", "activity")
 KINDS: tuple[Kind, ...] = ("batch", "batch", "batch", "part", "document", "slicing", "reconciler")
 
 
-DELETED = 0.2
-"""Share of terminated runs whose history is gone, too."""
+ENDINGS: tuple[Ending, ...] = ("terminate", "terminate", "terminate", "delete", "reset")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Scale:
         kills: Workers that are killed.
         restarts: Times that the Temporal server is killed and started again.
         outages: Times that the database is away.
-        terminations: Workflow runs that somebody terminates; of some the whole history is deleted.
+        terminations: Workflow runs that somebody terminates; some are deleted, and some are reset to their beginning.
         ticks: Times that somebody reconciles by hand, beside the schedule.
         storm: Seconds over which all this happens.
         lost: Share of creates whose answer is lost.
@@ -117,7 +118,7 @@ class Trouble:
     """Something that breaks. `pick`, from 0 to 1, chooses among what is there; `seconds` is how long it stays away."""
 
     at: float
-    what: Literal["kill", "restart", "outage", "terminate", "delete", "tick"]
+    what: Literal["kill", "restart", "outage", "tick"] | Ending
     pick: float
     seconds: float = 0.0
     kind: Kind = "batch"
@@ -129,6 +130,7 @@ class Trouble:
             "outage": f"the database, away for {self.seconds:.1f} s",
             "terminate": f"a {self.kind} that runs",
             "delete": f"a {self.kind} that runs, with its history",
+            "reset": f"a {self.kind} that runs, to its beginning",
             "tick": "of the reconciler, by hand",
         }
         return f"{self.at:7.1f} s  {self.what:<9}  {detail[self.what]}"
@@ -189,7 +191,7 @@ def _batch(chance: random.Random, number: int, scale: Scale) -> BatchJob:
         provider=chance.choice(PROVIDERS),
         requests=PART * (3 if chance.random() < 0.06 else 1),
         handler=chance.choice(HANDLERS),
-        cancel_after=chance.uniform(0, 6) if chance.random() < 0.04 else None,
+        cancel_after=chance.uniform(0, 6) if chance.random() < 0.06 else None,
     )
 
 
@@ -211,8 +213,7 @@ def _troubles(chance: random.Random, scale: Scale) -> Iterator[Trouble]:
     for at in spread(scale.outages, 0.1, 0.9):
         yield Trouble(at, "outage", 0, chance.uniform(2, 6))
     for at in spread(scale.terminations, 0.1, 1.0):
-        what: Literal["terminate", "delete"] = "delete" if chance.random() < DELETED else "terminate"
-        yield Trouble(at, what, chance.random(), kind=chance.choice(KINDS))
+        yield Trouble(at, chance.choice(ENDINGS), chance.random(), kind=chance.choice(KINDS))
     for at in spread(scale.ticks, 0.1, 1.0):
         yield Trouble(at, "tick", 0)
 

@@ -110,6 +110,8 @@ def _tell_storm(ledger: Ledger, storm: Storm, stormed: float, settled_after: flo
         ledger.count(name, count if name != "kill" else f"{count}, of them {storm.busy_kills} while work was under way")
     for name, count in sorted(storm.missed.items()):
         ledger.count(f"{name}: met nothing", count)
+    for reason, count in sorted(storm.in_vain.items()):
+        ledger.count(f"  {reason}", count)
     wrong = [f"{count} workers ended by {code}" for code, count in storm.scene.ends.items() if code in (1, -6, -11)]
     ledger.check("workers by how they ended", dict(storm.scene.ends), wrong)
     for message, count in sorted(errors_in(storm.scene.folder / "worker.log").items()):

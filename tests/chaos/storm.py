@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, ResetWorkflowExecutionRequest
 from temporalio.service import RPCError
 
 from nightmill.errors import TemporalUnreachable, WorkflowFailed
@@ -24,6 +25,10 @@ TYPES: dict[Kind, str] = {
 }
 
 
+FIRST_TASK = 3
+"""The event by which the first workflow task was started: to reset there is to begin anew."""
+
+
 @dataclass
 class Storm:
     """The troubles of a run.
@@ -32,14 +37,16 @@ class Storm:
         open_jobs: How much is under way, to tell a kill of a busy worker from one of an idle worker.
         done: Troubles that happened, by what they are.
         missed: Those that met nothing: no worker up, no such workflow running.
+        in_vain: Why ticks by hand had no answer.
         busy_kills: Kills while something was under way.
-        ended: Workflow ids of runs that were terminated or deleted.
+        ended: Workflow ids of runs that were terminated, deleted or reset.
     """
 
     scene: Scene
     open_jobs: Callable[[], int]
     done: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
+    in_vain: Counter[str] = field(default_factory=Counter)
     busy_kills: int = 0
     ended: list[str] = field(default_factory=list)
 
@@ -80,12 +87,13 @@ class Storm:
     async def _tick(self) -> bool:
         try:
             await self.scene.nightmill.recovery.reconcile()
-        except (TemporalUnreachable, WorkflowFailed):  # the server is away, or somebody has terminated it
+        except (TemporalUnreachable, WorkflowFailed) as error:  # the server is away, or somebody has terminated it
+            self.in_vain[str(error)[:90]] += 1
             return False
         return True
 
     async def _end_a_run(self, trouble: Trouble) -> bool:
-        """Terminate or delete a run of this kind, as somebody might in the UI; where there is none, of any kind."""
+        """Terminate, delete or reset a run of this kind, or, where there is none, of another one."""
         temporal = self.scene.nightmill.temporal
         for kind in dict.fromkeys((trouble.kind, *TYPES)):
             query = f"ExecutionStatus = 'Running' AND WorkflowType = '{TYPES[kind]}'"
@@ -94,14 +102,29 @@ class Storm:
                 if not running:
                     continue
                 workflow_id, run_id = running[int(trouble.pick * len(running))]
-                if trouble.what == "terminate":
-                    await temporal.get_workflow_handle(workflow_id, run_id=run_id).terminate("chaos")
-                else:
-                    execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
-                    request = DeleteWorkflowExecutionRequest(namespace=temporal.namespace, workflow_execution=execution)
-                    await temporal.workflow_service.delete_workflow_execution(request)
+                await self._end(trouble.what, WorkflowExecution(workflow_id=workflow_id, run_id=run_id))
             except RPCError:  # the server is away, or the run has just ended
                 continue
             self.ended.append(workflow_id)
             return True
         return False
+
+    async def _end(self, what: str, run: WorkflowExecution) -> None:
+        temporal = self.scene.nightmill.temporal
+        service, namespace = temporal.workflow_service, temporal.namespace
+        if what == "terminate":
+            await temporal.get_workflow_handle(run.workflow_id, run_id=run.run_id).terminate("chaos")
+        elif what == "delete":
+            await service.delete_workflow_execution(
+                DeleteWorkflowExecutionRequest(namespace=namespace, workflow_execution=run)
+            )
+        else:
+            await service.reset_workflow_execution(
+                ResetWorkflowExecutionRequest(
+                    namespace=namespace,
+                    workflow_execution=run,
+                    reason="chaos",
+                    workflow_task_finish_event_id=FIRST_TASK,
+                    request_id=str(uuid.uuid4()),
+                )
+            )

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.server, pytest.mark.kill]
 
 SCALE = Scale(
     batches=10, documents=2, versions=2, slicings=2, gazettes=0, workers=2, kills=3, restarts=1, outages=1,
-    terminations=3, ticks=1, storm=6.0, errors=0.01,
+    terminations=3, ticks=0, storm=6.0, errors=0.01,
 )  # fmt: skip
 
 
