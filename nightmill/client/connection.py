@@ -51,6 +51,7 @@ async def register_search_attributes(client: Client, keys: Sequence[SearchAttrib
 
     Raises:
         NotConfigured: One exists with another type, or may not be added; the message says how an operator does it.
+        TemporalUnreachable: Temporal does not answer.
     """
     wanted = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in keys}
     try:
@@ -68,8 +69,15 @@ async def register_search_attributes(client: Client, keys: Sequence[SearchAttrib
     except RPCError as error:
         if error.status is RPCStatusCode.ALREADY_EXISTS:
             return
+        if is_away(error):
+            raise TemporalUnreachable(f"search attributes: Temporal answered {error.message!r}") from error
         names = ", ".join(f"{name}={IndexedValueType.Name(kind)}" for name, kind in wanted.items())
         raise NotConfigured(f"search attributes could not be registered ({error.message}): add {names}") from error
+
+
+def is_away(error: RPCError) -> bool:
+    """Return whether Temporal did not answer, rather than refuse."""
+    return error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED)
 
 
 def temporal_address() -> str:

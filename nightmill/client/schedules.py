@@ -21,8 +21,9 @@ from temporalio.client import (
 from temporalio.service import RPCError
 
 from nightmill import ids
+from nightmill.client.connection import is_away
 from nightmill.contracts import HealthInput, ReconcileInput, SweepInput
-from nightmill.errors import InvalidInput, NotConfigured
+from nightmill.errors import InvalidInput, NotConfigured, TemporalUnreachable
 
 if TYPE_CHECKING:
     from nightmill.settings import Settings
@@ -161,6 +162,7 @@ async def apply_schedule(client: Client, schedule_id: str, schedule: Schedule) -
 
     Raises:
         NotConfigured: This client may not make schedules; the message names the setting that does without.
+        TemporalUnreachable: Temporal does not answer.
     """
 
     def updated(found: ScheduleUpdateInput) -> ScheduleUpdate:
@@ -178,6 +180,8 @@ async def apply_schedule(client: Client, schedule_id: str, schedule: Schedule) -
         except ScheduleAlreadyRunningError:
             await client.get_schedule_handle(schedule_id).update(updated)
     except RPCError as error:
+        if is_away(error):
+            raise TemporalUnreachable(f"schedule {schedule_id}: Temporal answered {error.message!r}") from error
         raise NotConfigured(
             f"schedule {schedule_id} could not be made ({error.message}): let the worker, or set "
             f"{SETTING[schedule_id]}=false and make it with rights of your own: `nightmill schedules apply "

@@ -13,11 +13,13 @@ from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleOverl
 from temporalio.service import RPCError
 
 from nightmill import ids
+from nightmill.client.connection import register_search_attributes
 from nightmill.client.schedule_looks import ScheduleLook, ScheduleState, look_at_schedules
 from nightmill.client.schedules import SETTING, WHAT, apply_schedule, schedule_named, schedules_of
 from nightmill.errors import InvalidInput, NotConfigured, TemporalUnreachable
 from nightmill.settings import Settings, WorkerSettings
 from tests.stack import TemporalServer
+from workflows.story import SEARCH_ATTRIBUTES
 
 NOBODYS = "nobody-serves-this"
 
@@ -178,3 +180,26 @@ def test_one_that_cannot_be_made_names_its_own_setting_and_the_way_around(
             await looks(elsewhere)
 
     play(temporal_server, story)
+
+
+@pytest.mark.server
+def test_a_server_that_goes_away_is_away_and_no_fault_of_the_settings() -> None:
+    """A worker that starts at such a moment ends by the code after which it is worth another start."""
+    server = TemporalServer()
+    server.start()
+
+    async def work() -> None:
+        client = await Client.connect(server.address)
+        await asyncio.to_thread(server.stop)
+        found = await asyncio.gather(
+            applied(client, ids.EXPIRY_SCHEDULE),
+            register_search_attributes(client, SEARCH_ATTRIBUTES),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in found] == [TemporalUnreachable] * 2
+        assert ids.EXPIRY_SCHEDULE in str(found[0])
+
+    try:
+        asyncio.run(work())
+    finally:
+        server.stop()
