@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,13 +18,41 @@ from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import Action, BatchStatus, BatchSummary, Finding
 from nightmill.storage.models import BatchRow, ProviderBatchRow
-from tests.lanes import PATIENCE, Lane, until
+from tests.lanes import MODELS, PATIENCE, Lane, until
+from tests.stack import requests
 
 
 async def submitted(lane: Lane, nightmill: Nightmill, count: int = 5, **options: Any) -> str:
     """Start a batch and return its id once the provider has it."""
     batch_id = await lane.submit(nightmill, count, **options)
-    await until(lambda: nightmill.assembly.batches.get(batch_id).status is not BatchStatus.PENDING)
+    await _until_submitted(nightmill, batch_id)
+    return batch_id
+
+
+async def _until_submitted(nightmill: Nightmill, batch_id: str) -> None:
+    def is_submitted() -> bool:
+        row = nightmill.assembly.batches.find(batch_id)
+        return row is not None and row.status is not BatchStatus.PENDING
+
+    await until(is_submitted)
+
+
+async def start_by_hand(nightmill: Nightmill, batch_id: str, asked: Mapping[str, Any], **options: Any) -> None:
+    """Start a batch's workflow as an operator does from the UI."""
+    queue = nightmill.assembly.settings.worker.task_queue
+    await nightmill.temporal.start_workflow(
+        "ModelCompletionBatch", asked, id=ids.batch_workflow_id(batch_id), task_queue=queue, **options
+    )
+
+
+async def submitted_by_hand(lane: Lane, nightmill: Nightmill, **options: Any) -> str:
+    """Start a batch of a file of five requests from the UI, and return its id once the provider has it."""
+    lines = lane.stack.folder / "requests.jsonl"
+    lines.write_text("".join(json.dumps(each) + "\n" for each in requests(5)))
+    asked = {"provider": "openai", "model": MODELS["openai"], "requests_uri": str(lines)}
+    batch_id = f"by-hand-{lane.stack.task_queue}"
+    await start_by_hand(nightmill, batch_id, {**asked, "completion_handler": lane.handler}, **options)
+    await _until_submitted(nightmill, batch_id)
     return batch_id
 
 
@@ -37,7 +67,7 @@ async def repaired(nightmill: Nightmill, **options: bool) -> list[tuple[Finding,
     """Reconcile until something was repaired, and return what that tick repaired and how."""
     async with asyncio.timeout(PATIENCE.total_seconds()):
         while not (done := await tick(nightmill, **options)):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
     return done
 
 

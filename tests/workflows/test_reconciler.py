@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
@@ -14,14 +12,11 @@ from temporalio.client import WorkflowExecutionStatus
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import Action, BatchStatus, Finding, RepairState
-from tests.lanes import MODELS, Lane, in_a_lane
+from tests.lanes import Lane, in_a_lane
 from tests.recovering import lose, recovering_at_once
-from tests.stack import requests
-from tests.stuck import ended, repaired, run_of, submitted, tick
+from tests.stuck import ended, repaired, run_of, start_by_hand, submitted, submitted_by_hand, tick
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
-
-BATCH = "ModelCompletionBatch"
 
 
 def lane_that_recovers(lane: Lane) -> None:
@@ -37,13 +32,6 @@ async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus
             if status is not WorkflowExecutionStatus.RUNNING:
                 return status
             await asyncio.sleep(0.1)
-
-
-async def start_by_hand(nightmill: Nightmill, batch_id: str, asked: dict[str, Any], **options: Any) -> None:
-    """Start a batch's workflow as an operator does from the UI."""
-    queue = nightmill.assembly.settings.worker.task_queue
-    workflow_id = ids.batch_workflow_id(batch_id)
-    await nightmill.temporal.start_workflow(BATCH, asked, id=workflow_id, task_queue=queue, **options)
 
 
 @in_a_lane
@@ -79,21 +67,13 @@ async def test_a_batch_whose_workflow_was_deleted_is_started_again(lane: Lane) -
 async def test_a_run_that_was_given_too_little_time_is_reset(lane: Lane) -> None:
     lane_that_recovers(lane)
     lane.sandbox.set_profile(finish_after=None)
-    lines = lane.stack.folder / "requests.jsonl"
-    lines.write_text("".join(json.dumps(each) + "\n" for each in requests(5)))
-    asked = {
-        "provider": "openai",
-        "model": MODELS["openai"],
-        "requests_uri": str(lines),
-        "completion_handler": lane.handler,
-    }
     async with lane.running() as nightmill:
-        await start_by_hand(nightmill, "hasty", asked, run_timeout=timedelta(seconds=3))
-        assert await closed(nightmill, "hasty") is WorkflowExecutionStatus.TIMED_OUT
+        batch_id = await submitted_by_hand(lane, nightmill, run_timeout=timedelta(seconds=8))
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.TIMED_OUT
         [batch] = lane.sandbox.batches()
         lane.sandbox.advance(batch["id"], "completed")
         assert await repaired(nightmill) == [(Finding.TIMED_OUT, Action.RESET)]
-        summary = await ended(nightmill, "hasty")
+        summary = await ended(nightmill, batch_id)
     assert (summary.status, summary.completed) == (BatchStatus.ENDED, 5)
     lane.assert_once()
 
