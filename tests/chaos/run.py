@@ -7,12 +7,15 @@ import asyncio
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
@@ -37,6 +40,9 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
         plan: What happens.
         folder: Where; it must not exist.
         patience: Seconds after the storm in which all must have ended.
+
+    Raises:
+        TimeoutError: Users were not even done with asking.
     """
     ledger = Ledger()
     began = time.monotonic()
@@ -46,14 +52,16 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
         try:
             await built.start_workers()
             start = asyncio.get_running_loop().time()
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(plan.scale.storm + patience), asyncio.TaskGroup() as group:
                 group.create_task(work.do(start))
                 group.create_task(storm.rage(start))
             stormed = time.monotonic() - began
             calm = await settled(lambda: is_calm(work), patience)
-            await asyncio.wait_for(ask_again(work), patience)
+            async with asyncio.timeout(patience):
+                await ask_again(work)
             settled_after = time.monotonic() - began - stormed
-            idle = await built.nightmill.recovery.reconcile(dry_run=True)
+            async with asyncio.timeout(patience):
+                idle = await built.nightmill.recovery.reconcile(dry_run=True)
             left = await open_runs(built.nightmill.temporal)
         finally:
             await built.stop_workers()
@@ -157,6 +165,13 @@ def _judge_leftovers(ledger: Ledger, built: Scene, runs: list[str]) -> None:
         ledger.check("connections to the database", count, [f"{count} of workers that have ended"] if count else [])
 
 
+async def until_told(work: Coroutine[Any, Any, Ledger]) -> Ledger:
+    """Return what the work comes to; SIGTERM cancels it, so that no server or worker is left."""
+    task = asyncio.create_task(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
@@ -189,10 +204,10 @@ def main() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="error"))))
     folder = Path(tempfile.mkdtemp(prefix="nightmill-chaos-"))
     try:
-        ledger = asyncio.run(run(plan, folder / "run", max(60.0, asked.minutes * 60 - asked.storm)))
-    except NightmillError as error:
-        sys.stdout.write(f"the run itself failed: {error}; see {folder}\n")
-        raise
+        ledger = asyncio.run(until_told(run(plan, folder / "run", max(60.0, asked.minutes * 60 - asked.storm))))
+    except (NightmillError, TimeoutError, asyncio.CancelledError) as error:
+        sys.stdout.write(f"the run itself failed: {type(error).__name__} {error}; see {folder}\n")
+        sys.exit(1)
     replay = shlex.join(["python", "-m", "tests.chaos.run", *sys.argv[1:]])
     for line in ledger.text(replay):
         sys.stdout.write(f"{line}\n")
