@@ -111,7 +111,9 @@ class Adapter(ABC):
         for page in self._pages_of_batches():
             yield from page
             times = [one.created_at for one in page if one.created_at is not None]
-            if times and max(times) < since - FIND_MARGIN:  # newest first: nothing younger can follow
+            # Nothing younger can follow, if the newest do come first. Not every provider says so, and to overlook a
+            # batch of ours is to pay for it twice: a page that goes the other way is no reason to stop.
+            if times and max(times) < since - FIND_MARGIN and times[0] >= times[-1]:
                 return
 
     def find(self, *, tag: str, since: datetime) -> list[Candidate]:
