@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, delete, update
+from sqlalchemy import bindparam, case, delete, update
 from sqlmodel import Session, col, func, select
 
 from nightmill.contracts import Action, Finding, RepairState, Subject
@@ -29,6 +29,15 @@ STAYS_KNOWN = timedelta(hours=24)
 _AT_ONCE = 100
 _OF_ONE = 20
 _ALIKE = 5
+
+# Built once: a repair is two writes, and building their statements anew was half of their CPU.
+_ADD = {
+    dialect: insert(RepairRow)
+    .on_conflict_do_nothing(index_elements=["workflow_id", "epoch"])
+    .returning(col(RepairRow.key))
+    for dialect, insert in UPSERT.items()
+}
+_END = update(RepairRow).where(col(RepairRow.key) == bindparam("of"))
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,8 @@ class RepairRepository:
         """Record that a repair was carried out; what is not given stays as it was."""
         known = {"new_run_id": new_run_id, "event_id": event_id, "reason": reason}
         values = {name: value for name, value in known.items() if value is not None}
-        statement = update(RepairRow).where(col(RepairRow.key) == key)
         with self.database.transaction() as session:
-            session.connection().execute(statement.values(state=RepairState.DONE, ended_at=now, **values))
+            session.connection().execute(_END, {"of": key, "state": RepairState.DONE, "ended_at": now, **values})
 
     def failed(self, key: int, error: str, *, now: datetime) -> bool:
         """Record that a repair could not be carried out, and give its epoch back; return whether that is news.
@@ -99,6 +107,12 @@ class RepairRepository:
             if len(keys) > _ALIKE:
                 session.connection().execute(delete(RepairRow).where(col(RepairRow.key).in_(keys[_ALIKE:])))
             return len(keys) == 1
+
+    def unanswered(self, key: int, error: str) -> None:
+        """Store why nobody knows what came of a repair; it stays open until somebody has looked."""
+        statement = update(RepairRow).where(col(RepairRow.key) == key, col(RepairRow.state) == RepairState.ASKED)
+        with self.database.transaction() as session:
+            session.connection().execute(statement.values(error=storable(error)[:LONGEST_ERROR]))
 
     def void(self, key: int, reason: str, *, now: datetime) -> None:
         """Record that a repair was not carried out, and give its epoch back. A repair that has ended stays as it is."""
@@ -180,9 +194,7 @@ class RepairRepository:
 
     def _insert(self, session: Session, **values: Any) -> int | None:
         row = {"reason": "", "build": "", "tick": ""} | values
-        insert = UPSERT[self.database.dialect](RepairRow).values(**row)
-        added = insert.on_conflict_do_nothing(index_elements=["workflow_id", "epoch"]).returning(col(RepairRow.key))
-        key: int | None = session.connection().execute(added).scalar_one_or_none()
+        key: int | None = session.connection().execute(_ADD[self.database.dialect], row).scalar_one_or_none()
         return key
 
 
