@@ -47,7 +47,7 @@ async def test_a_terminated_run_goes_on_without_doing_anything_again(scene: Scen
 @scene
 async def test_a_run_that_timed_out_goes_on(scene: Scene) -> None:
     async with scene.worker():
-        handle = await scene.start("DocumentSync", run_timeout=timedelta(seconds=5))
+        handle = await scene.start("DocumentSync", run_timeout=timedelta(seconds=8))
         assert (await scene.ends(handle)).state is RunState.TIMED_OUT
         new, _ = await scene.reset(handle, Finding.TIMED_OUT)  # which begins the timeout anew
         for _ in range(2):
@@ -292,7 +292,8 @@ async def test_a_child_that_is_reset_stays_its_parents(scene: Scene) -> None:
     async with scene.worker():
         handle = await scene.start("Parent", start_signal="go_on")
         child = scene.client.get_workflow_handle(f"{handle.id}-child")
-        await scene.seen(child, lambda seen: not seen.task_attempt)
+        await scene.seen(child, lambda seen: True)
+        await scene.tasks(child, 1)
         await scene.idle(handle, "first")
         await scene.reset(child, Finding.STILL_OVERDUE)
         await child.signal("go_on")
