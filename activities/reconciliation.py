@@ -17,6 +17,7 @@ from activities.repairing import Handled, Repairer
 from nightmill import telemetry
 from nightmill.contracts import (
     MOST_REPAIRS_SHOWN,
+    Finding,
     PageOutcome,
     QueueLook,
     ReconcilePage,
@@ -106,11 +107,16 @@ class ReconcileActivities:
 
     @activity.defn
     def record_tick(self, record: TickRecord) -> None:
-        """Write the tick's one log record, and tell operators of queues that nobody listens to."""
+        """Write the tick's one log record, and tell operators of queues that nobody listens to though work waits there.
+
+        A tick that only reports tells nobody, and one sweep tells for both.
+        """
         summary = record.summary
         telemetry.record_tick(record.workflow, summary.duration)
         shown = summary.model_dump(mode="json", exclude={"repairs", "go_on"})
         activity.logger.info("tick", extra={"workflow": record.workflow, **shown})
+        if summary.dry_run or record.workflow == "ExpirySweep" or Finding.NO_WORKER not in summary.findings:
+            return
         for queue in set(summary.queues_without_worker) - set(record.told_without_worker):
             self.parts.alarms.without_worker(queue)
 

@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.reconciliation import ReconcileActivities
     from nightmill.contracts import (
         MOST_REPAIRS_SHOWN,
+        Finding,
         PageOutcome,
         QueueLook,
         ReconcilePage,
@@ -65,7 +66,7 @@ class Tick:
             TickRecord(
                 workflow=workflow.info().workflow_type,
                 summary=self.summary,
-                told_without_worker=before.queues_without_worker,
+                told_without_worker=before.queues_without_worker if Finding.NO_WORKER in before.findings else (),
             ),
             **policies.titled(policies.DATABASE_WRITE, "record the tick"),
         )
