@@ -26,7 +26,7 @@ from nightmill.storage.engine import open_database
 from tests.lanes import Lane
 from tests.mailbox import Mailbox
 from tests.pages import article
-from tests.replay import document_scenes, slicing_scenes
+from tests.replay import document_scenes, recovery_scenes, slicing_scenes
 from tests.site import Site
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
 from workflows.story import SEARCH_ATTRIBUTES
@@ -136,6 +136,16 @@ async def play_slicing(
             sys.stdout.write(f"{name}\n")
 
 
+async def play_recovery(scene: Callable[[Nightmill, Sandbox], Awaitable[list[str]]], stack: Stack, prefix: str) -> None:
+    with stack.assembly() as assembly:
+        nightmill = await stack.nightmill(assembly)
+        await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
+        for number, workflow_id in enumerate(await scene(nightmill, stack.sandbox)):
+            name = f"{prefix}-recovery-{name_of(scene)}-{number}.json"
+            (FOLDER / name).write_text(await fetch(nightmill, workflow_id) or "", encoding="utf-8")
+            sys.stdout.write(f"{name}\n")
+
+
 def is_recorded(prefix: str, *names: str) -> bool:
     return any(path for name in names for path in FOLDER.glob(f"{prefix}-{name}.json"))
 
@@ -189,6 +199,12 @@ def main() -> None:
                     stack.start_worker()
                     asyncio.run(play_slicing(slicing_scene, stack, prefix))
                     sink.close()
+        for recovery_scene in recovery_scenes.SCENES:
+            if not is_recorded(prefix, f"recovery-{name_of(recovery_scene)}-*"):
+                with on_stage(server, f"recovery-{name_of(recovery_scene)}") as stack:
+                    stack.extra = {**stack.extra, **recovery_scenes.SETTINGS}
+                    stack.start_worker()
+                    asyncio.run(play_recovery(recovery_scene, stack, prefix))
     finally:
         server.stop()
 

@@ -38,7 +38,8 @@ def test_there_are_histories_of_every_workflow() -> None:
     started = [json.loads(path.read_text(encoding="utf-8"))["events"][0] for path in HISTORIES]
     types = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in started}
     documents = {"DocumentSync", "DocumentSyncSweep", "SiteCrawl", "DocumentSlicing", "SlicerHealth"}
-    assert types == {"ModelCompletionBatch", "ProviderBatch"} | documents
+    recovery = {"Reconciler", "ExpirySweep", "ProviderAudit"}
+    assert types == {"ModelCompletionBatch", "ProviderBatch"} | documents | recovery
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.stem)
@@ -65,7 +66,7 @@ def test_a_change_that_breaks_running_workflows_is_noticed() -> None:
 def test_histories_hold_no_request_no_answer_no_page_and_no_key() -> None:
     for history in HISTORIES:
         held = decoded(json.loads(history.read_text(encoding="utf-8")))
-        assert re.search("batch_id|document_id|sweep_id|crawl_id|profile", held)
+        assert re.search("batch_id|document_id|sweep_id|crawl_id|profile|candidates|listed", held)
         for secret in ("sandbox-key", "whsec_", "Say 1", "/done", "output_text", "rooms to it", "mailto:", "ACUERDA"):
             assert secret not in held
 
