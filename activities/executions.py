@@ -45,7 +45,7 @@ from activities.histories import PATIENCE
 from activities.reset_points import last_that
 from nightmill import ids
 from nightmill.contracts import BatchInput, Finding
-from nightmill.errors import PermanentError
+from nightmill.errors import PermanentError, TransientError
 from nightmill.recovery.model import Candidate, RunState, Seen
 
 Replays = Callable[[WorkflowHistory], Awaitable[bool | None]]
@@ -76,6 +76,12 @@ class RunChanged(PermanentError):
     """Another run is the present one by now: it is left alone."""
 
     code: ClassVar[str] = "run_changed"
+
+
+class CancelNotCarried(TransientError):
+    """A run was replaced, and it is not known whether a cancel request went over to the new one."""
+
+    code: ClassVar[str] = "cancel_not_carried"
 
 
 @contextmanager
@@ -247,6 +253,7 @@ class Executions:
         Raises:
             NoResetPoint: The run has never had a workflow task.
             RunChanged: It is not the present run any more; nothing was done.
+            CancelNotCarried: The run was reset; call `carry_cancel`.
             RPCError: The server refused, or its answer was lost; then nobody knows.
         """
         if point is None:
@@ -271,12 +278,20 @@ class Executions:
         """Cancel a new run if its old one had been asked to; return whether it had. A second call changes nothing.
 
         A reset drops the cancel requests that came after the point, and keeps those before, where one more is ignored.
+
+        Raises:
+            CancelNotCarried: The server did not answer, or refused.
         """
-        found = await self._describe(workflow_id, old_run)
-        if found is None or not found.workflow_extended_info.cancel_requested:
-            return False
-        with _none_if_gone():  # the new run has ended already
-            await self.client.get_workflow_handle(workflow_id, run_id=new_run).cancel()
+        try:
+            found = await self._describe(workflow_id, old_run)
+            if found is None or not found.workflow_extended_info.cancel_requested:
+                return False
+            with _none_if_gone():  # the new run has ended already
+                await self._handle(workflow_id, new_run).cancel(rpc_timeout=PATIENCE)
+        except RPCError as error:
+            raise CancelNotCarried(
+                f"workflow {workflow_id}, from run {old_run} to {new_run}: {error.message}"
+            ) from error
         return True
 
     async def reset_activity(self, workflow_id: str, run_id: str, activity_id: str) -> None:
@@ -327,7 +342,7 @@ class Executions:
             static_summary=summary,
             rpc_timeout=PATIENCE,
         )
-        return str(handle.first_execution_run_id)
+        return str(handle.result_run_id)  # the first run's id is another one where a run was reset
 
     # --- inner
 

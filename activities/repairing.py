@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.executions import RunChanged
-from activities.reset_points import NoResetPoint
+from activities.executions import CancelNotCarried, RunChanged
 from nightmill import telemetry
 from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
 from nightmill.failpoints import fail_point
@@ -47,10 +46,12 @@ _REFUSED = frozenset(
         RPCStatusCode.PERMISSION_DENIED,
         RPCStatusCode.UNAUTHENTICATED,
         RPCStatusCode.UNIMPLEMENTED,
-        RPCStatusCode.RESOURCE_EXHAUSTED,
     }
 )
 """Answers by which a call certainly had no effect; after any other failure that is not known."""
+
+_OF_RUNNING = (Action.POLL_NOW, Action.RESET_ACTIVITY)
+"""What is not found where it should be done has ended, or gone on, since it was looked at."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Repairer:
         for row in left:
             try:
                 await self._settle(row, now)
-            except RPCError as error:  # one that cannot be settled does not keep the others
+            except (RPCError, CancelNotCarried) as error:  # one that cannot be settled does not keep the others
                 names = {"subject": row.subject.value, "id": row.subject_id}
                 activity.logger.warning("repair not settled", extra={**names, "error": str(error)})
         return len(left)
@@ -126,6 +127,9 @@ class Repairer:
             if row.run_id is not None:
                 await self.executions.carry_cancel(row.workflow_id, old_run=row.run_id, new_run=present)
             await in_thread(self.parts.repairs.done, row.key, new_run_id=present, now=now)
+        elif row.error is not None:  # Temporal said so, and nothing has come of it
+            if await in_thread(self.parts.repairs.failed, row.key, row.error, now=now):
+                await in_thread(self.parts.alarms.fruitless, _candidate_of(row), row.error)
         else:
             reason = "its reconciler died before it was carried out, or what it did can be done again"
             await in_thread(self.parts.repairs.void, row.key, reason, now=now)
@@ -137,8 +141,9 @@ class Repairer:
         repairs = self.parts.repairs
         point = None
         if decision.action is Action.RESET and seen is not None:
-            with suppress(NoResetPoint):  # is said again, and recorded, by the reset
-                # May take a minute, so that it comes first.
+            # May take a minute, so that it comes first. What is wrong is said again by the reset, and recorded of it: a
+            # run whose history cannot be read is not looked at for ever, but replaced.
+            with suppress(Exception):
                 point = await self.executions.choose_point(candidate.workflow_id, seen.run_id, decision.finding)
         asked_at = datetime.now(UTC)
         intent = Intent(
@@ -167,12 +172,7 @@ class Repairer:
             await in_thread(repairs.void, key, str(error), now=datetime.now(UTC))
             return Handled(Finding.HEALTHY)
         except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
-            is_news = False
-            if not isinstance(error, RPCError) or error.status in _REFUSED:
-                is_news = await in_thread(repairs.failed, key, _said(error), now=datetime.now(UTC))
-            # Else nobody knows what came of it: its record stays open, and a later tick looks.
-            await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
-            return Handled(decision.finding, failed=True)
+            return await self._unfinished(candidate, decision, key, error)
         fail_point("repair.done")
         await in_thread(
             repairs.done, key, new_run_id=new_run, event_id=event_id, reason=decision.reason, now=datetime.now(UTC)
@@ -187,6 +187,20 @@ class Repairer:
             extra={**names_of(candidate), "finding": decision.finding.value, "action": decision.action.value},
         )
         return Handled(decision.finding, view)
+
+    async def _unfinished(self, candidate: Candidate, decision: Decision, key: int, error: Exception) -> Handled:
+        """Record what is known of a repair that raised."""
+        repairs, now, is_news = self.parts.repairs, datetime.now(UTC), False
+        if _needs_nothing(decision, error):
+            await in_thread(repairs.void, key, _said(error)[:1_000], now=now)
+            return Handled(decision.finding)
+        if isinstance(error, CancelNotCarried) or (isinstance(error, RPCError) and error.status not in _REFUSED):
+            # Nobody knows what came of it, or not all of it was done: a later tick looks.
+            await in_thread(repairs.unanswered, key, _said(error))
+        else:
+            is_news = await in_thread(repairs.failed, key, _said(error), now=now)
+        await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
+        return Handled(decision.finding, failed=True)
 
     async def _carry_out(
         self, candidate: Candidate, decision: Decision, seen: Seen | None, point: int | None
@@ -225,7 +239,10 @@ class Repairer:
             # The run could only complete after the handler had succeeded, whatever the rows, which are behind, say;
             # unless it found no batch, which is all that can be wrong with one that completed.
             await in_thread(self.parts.closer.record_delivery, candidate.id)
-        return await self._start_batch(candidate.id, afresh=decision.action is Action.START_AFRESH)
+        new_run = await self._start_batch(candidate.id, afresh=decision.action is Action.START_AFRESH)
+        if seen is not None and not candidate.terminal:
+            await self.executions.carry_cancel(candidate.workflow_id, old_run=seen.run_id, new_run=new_run)
+        return new_run
 
     async def _start_batch(self, batch_id: str, *, afresh: bool = False) -> str:
         row = await in_thread(self.batches.get, batch_id)
@@ -274,6 +291,19 @@ class Repairer:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _needs_nothing(decision: Decision, error: Exception) -> bool:
+    """Whether nothing was done, and that says nothing against doing it another time."""
+    if not isinstance(error, RPCError):
+        return False
+    has_gone_on = error.status is RPCStatusCode.NOT_FOUND and decision.action in _OF_RUNNING
+    return has_gone_on or error.status is RPCStatusCode.RESOURCE_EXHAUSTED
+
+
+def _candidate_of(row: RepairRow) -> Candidate:
+    """Return what a repair was for, as far as its record says."""
+    return Candidate(subject=row.subject, id=row.subject_id, workflow_id=row.workflow_id, after="", known=False)
 
 
 def _needs_diagnosis(seen: Seen, past: Sequence[RepairRow], here: Here) -> bool:

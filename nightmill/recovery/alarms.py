@@ -43,6 +43,11 @@ class Alarms:
                 candidate, f"{_shown(candidate)} could not be repaired", f"{type(error).__name__}: {error}"[:1000]
             )
 
+    def fruitless(self, candidate: Candidate, detail: str) -> None:
+        """Tell operators of a repair that raised an error some time ago, and of which nothing has come."""
+        logger.error("repair came to nothing", extra={**names_of(candidate), "detail": detail})
+        self._notify(candidate, f"{_shown(candidate)} could not be repaired", detail[:1000])
+
     def given_up(self, candidate: Candidate, reason: str) -> None:
         """Tell operators that something is not repaired any more."""
         logger.warning("repairs given up", extra={**names_of(candidate), "reason": reason})

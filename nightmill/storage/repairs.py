@@ -84,7 +84,7 @@ class RepairRepository:
     ) -> None:
         """Record that a repair was carried out; what is not given stays as it was."""
         known = {"new_run_id": new_run_id, "event_id": event_id, "reason": reason}
-        values = {name: value for name, value in known.items() if value is not None}
+        values = {"error": None} | {name: value for name, value in known.items() if value is not None}
         with self.database.transaction() as session:
             session.connection().execute(_END, {"of": key, "state": RepairState.DONE, "ended_at": now, **values})
 
