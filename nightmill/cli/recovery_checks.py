@@ -54,8 +54,10 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
     Raises:
         RPCError: Temporal does not say.
     """
+    from temporalio.client import ScheduleActionStartWorkflow
+
     from nightmill.client.schedule_looks import ScheduleState, look_at_schedule
-    from nightmill.client.schedules import SETTING
+    from nightmill.client.schedules import SETTING, schedule_named
 
     look = await look_at_schedule(client, settings, schedule)
     match look.state:
@@ -67,6 +69,11 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
         case ScheduleState.PAUSED:
             message = f"{schedule} is paused: {look.note or 'no reason given'}"
             return Finding(name, State.WARN, message, f"`temporal schedule toggle --unpause --schedule-id {schedule}`")
+    ours = schedule_named(schedule, settings).action
+    if isinstance(ours, ScheduleActionStartWorkflow) and look.task_queue != ours.task_queue:
+        message = f"{schedule} starts its runs on task queue {look.task_queue}, not on {ours.task_queue}: {otherwise}"
+        fix = f"one Nightmill a namespace; or, if the queue has a new name, `nightmill schedules apply {schedule}`"
+        return Finding(name, State.WARN, message, fix)
     if look.last_at is None:
         return Finding(name, State.OK, f"{schedule} has not run yet")
     since = datetime.now(UTC) - look.last_at

@@ -11,7 +11,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
-from temporalio.client import Client, ScheduleActionExecutionStartWorkflow
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleActionStartWorkflow
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill.client.schedules import WHAT, schedules_of
@@ -48,6 +48,7 @@ class ScheduleLook:
             None where it has not run, or Temporal has forgotten it.
         skipped: Runs that were left out as another one was under way.
         note: Why it is paused, as whoever paused it wrote.
+        task_queue: Where its runs go: to another Nightmill of the same namespace, if it is not ours.
     """
 
     id: str
@@ -60,6 +61,7 @@ class ScheduleLook:
     last_result: str | None = None
     skipped: int = 0
     note: str = ""
+    task_queue: str | None = None
 
 
 async def look_at_schedules(client: Client, settings: Settings) -> list[ScheduleLook]:
@@ -87,7 +89,7 @@ async def look_at_schedule(client: Client, settings: Settings, name: str) -> Sch
             raise
         is_asked_for = name in schedules_of(settings)
         return ScheduleLook(name, WHAT[name], ScheduleState.MISSING if is_asked_for else ScheduleState.OFF)
-    state, info, spec = found.schedule.state, found.info, found.schedule.spec
+    state, info, spec, action = found.schedule.state, found.info, found.schedule.spec, found.schedule.action
     last = max(info.recent_actions, key=lambda action: action.started_at, default=None)
     last_run = (
         last.action.workflow_id if last and isinstance(last.action, ScheduleActionExecutionStartWorkflow) else None
@@ -103,6 +105,7 @@ async def look_at_schedule(client: Client, settings: Settings, name: str) -> Sch
         last_result=await _result_of(client, last_run) if last_run else None,
         skipped=info.num_actions_skipped_overlap,
         note=(state.note or "") if state.paused else "",
+        task_queue=action.task_queue if isinstance(action, ScheduleActionStartWorkflow) else None,
     )
 
 

@@ -136,6 +136,11 @@ def test_the_doctor_says_whether_a_schedule_is_there_paused_and_well(
     )
     scheduling("schedules", "apply", ids.EXPIRY_SCHEDULE)
     assert finding_of(temporal_server).message == "nightmill-expiry has not run yet"
+    with monkeypatch.context() as another:
+        another.setenv("NIGHTMILL_WORKER__TASK_QUEUE", "another")
+        taken = finding_of(temporal_server)
+    assert taken.state is State.WARN, "two Nightmills in one namespace have one schedule, and one of them no recovery"
+    assert taken.message.endswith(" starts its runs on task queue nobody-serves-this, not on another: nothing ends")
 
     run_and_terminate(temporal_server, ids.EXPIRY_SCHEDULE)
     ended = finding_of(temporal_server)
