@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
@@ -17,7 +20,6 @@ from temporalio.worker import (
     UnsandboxedWorkflowRunner,
     WorkflowInstance,
     WorkflowInstanceDetails,
-    WorkflowReplayResult,
 )
 
 from workflows.admission import AdmissionInterceptor
@@ -35,7 +37,7 @@ def replays_with(
 
     The history must end with a started workflow task; code that fails that task does not replay it. The function may be
     called within a running worker's activity, and by several at once. A replay that does not end within `patience`
-    counts as failed; its thread may go on.
+    counts as failed; its thread may go on, and holds up nobody.
     """
     known = {str(vars(one)["__temporal_workflow_definition"].name): one for one in workflows}
     return _Replays(known, client, patience, ThreadPoolExecutor(thread_name_prefix="replay"))
@@ -52,29 +54,66 @@ class _Replays:
         code = self.known.get(history.events[0].workflow_execution_started_event_attributes.workflow_type.name)
         if code is None:
             return None
-        runner = _WatchedRunner()
-        replayer = Replayer(
-            workflows=[code],
-            data_converter=self.client.data_converter,
-            interceptors=[AdmissionInterceptor()],
-            workflow_runner=runner,
-            workflow_task_executor=self.threads,
-            namespace=self.client.namespace,
-            build_id="replay",  # else one is made by compiling every module that is loaded
-        )
-        replay = asyncio.create_task(replayer.replay_workflow(history, raise_on_replay_failure=False))
+        replay = _Replay(code, self.client, self.threads, history)
+        ended = asyncio.wrap_future(replay.outcome)
         try:
-            # Not `wait_for`, which waits for what it has canceled; code that blocks a thread does not hear of it.
-            await asyncio.wait({replay}, timeout=self.patience.total_seconds())
-            if replay.done():
-                return replay.result().replay_failure is None and not runner.has_failed
+            await asyncio.wait({ended}, timeout=self.patience.total_seconds())
+            if ended.done():
+                return ended.result()
         finally:
             replay.cancel()
-            replay.add_done_callback(_forget)
+            ended.cancel()
         logger.warning(
             "replay does not end", extra={"workflow_id": history.workflow_id, "patience": str(self.patience)}
         )
         return False
+
+
+class _Replay:
+    """One replay, in a thread and an event loop of its own.
+
+    The replayer waits for code that blocks, also when it is canceled; in the worker's loop it would keep the worker
+    from ending. The thread is a daemon, so that it keeps nobody.
+    """
+
+    def __init__(self, code: type, client: Client, threads: ThreadPoolExecutor, history: WorkflowHistory) -> None:
+        self.outcome: Future[bool] = Future()
+        self._runner = _WatchedRunner()
+        self._replayer = Replayer(
+            workflows=[code],
+            data_converter=client.data_converter,
+            interceptors=[AdmissionInterceptor()],
+            workflow_runner=self._runner,
+            workflow_task_executor=threads,
+            namespace=client.namespace,
+            build_id="replay",  # else one is made by compiling every module that is loaded
+        )
+        self._history = history
+        self._cancel: Callable[[], object] | None = None
+        threading.Thread(target=self._run, name="replay", daemon=True).start()
+
+    def cancel(self) -> None:
+        """End it, if it can be ended."""
+        cancel = self._cancel
+        if cancel is not None and not self.outcome.done():
+            with suppress(RuntimeError):  # it has ended just now, and closed its loop
+                cancel()
+
+    def _run(self) -> None:
+        with suppress(InvalidStateError):  # whoever asked has gone
+            try:
+                replays = asyncio.run(self._replay())
+            except BaseException as error:  # noqa: BLE001 - whoever asked gets it
+                self.outcome.set_exception(error)
+            else:
+                self.outcome.set_result(replays)
+
+    async def _replay(self) -> bool:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+        result = await self._replayer.replay_workflow(self._history, raise_on_replay_failure=False)
+        return result.replay_failure is None and not self._runner.has_failed
 
 
 class _WatchedRunner(UnsandboxedWorkflowRunner):
@@ -95,9 +134,3 @@ class _WatchedRunner(UnsandboxedWorkflowRunner):
 
         instance.activate = watched  # type: ignore[method-assign]
         return instance
-
-
-def _forget(replay: asyncio.Task[WorkflowReplayResult]) -> None:
-    """Take note of how it ended, of which nobody else will; else it would be reported as never retrieved."""
-    if not replay.cancelled() and (error := replay.exception()) is not None:
-        logger.debug("replay ended late", exc_info=error)
