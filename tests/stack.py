@@ -94,6 +94,9 @@ class TemporalServer:
             "--http-port", str(free_port()), "--metrics-port", str(free_port()), "--log-level", "error",
             # Timers are exact to the millisecond instead of a second.
             "--dynamic-config-value", 'history.timerProcessorMaxTimeShift="1ms"',
+            # A workflow task that fails is reported at its first failure, not after a minute, and soon tried again.
+            "--dynamic-config-value", "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1",
+            "--dynamic-config-value", 'history.workflowTaskRetryMaxInterval="4s"',
             *self.extra,
         ]  # fmt: skip
         if self.fair:

@@ -1,13 +1,10 @@
-"""Batches whose workflow tasks fail since the code was changed, and what becomes of them with each build.
-
-The server reports a failing task at the first failure, and tries it again every few seconds.
-"""
+"""Batches whose workflow tasks fail since the code was changed, and what becomes of them with each build."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import ModuleType
@@ -27,25 +24,11 @@ from nightmill.contracts import Action, BatchInput, BatchStatus, BatchSummary, F
 from nightmill.recovery.decisions import SURE_FAILURE
 from tests.lanes import Lane, in_a_lane, until
 from tests.recovering import recovering_at_once
-from tests.stack import TemporalServer
 from tests.stuck import described, ended, repaired, submitted, submitted_by_hand, tick
 from workflows.batch_completion import ModelCompletionBatch
 from workflows.following import ProviderBatchFollower
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
-
-REPORTS_AT_ONCE = "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1"
-TRIES_OFTEN = 'history.workflowTaskRetryMaxInterval="4s"'
-
-
-@pytest.fixture(scope="module")
-def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    """A server that tells of failing tasks in seconds rather than minutes."""
-    settings = [word for setting in (REPORTS_AT_ONCE, TRIES_OFTEN) for word in ("--dynamic-config-value", setting)]
-    server = TemporalServer(extra=tuple(settings), log=tmp_path_factory.mktemp("temporal") / "server.log")
-    server.start()
-    yield server
-    server.stop()
 
 
 class TidyFollower(ProviderBatchFollower):
@@ -124,7 +107,7 @@ async def until_tasks_fail(nightmill: Nightmill, batch_id: str, *, times: int = 
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("source", ["rows", "reported problems"])
+@pytest.mark.parametrize("source", ["reported problems", pytest.param("rows", marks=pytest.mark.slow)])
 @in_a_lane
 async def test_a_run_that_the_code_of_today_does_not_replay_is_reset_to_what_it_does(lane: Lane, source: str) -> None:
     recovering_at_once(lane)
