@@ -145,6 +145,8 @@ class Repairer:
             # run whose history cannot be read is not looked at for ever, but replaced.
             with suppress(Exception):
                 point = await self.executions.choose_point(candidate.workflow_id, seen.run_id, decision.finding)
+        if await in_thread(self.parts.candidates.has_moved, candidate):
+            return Handled(Finding.HEALTHY)
         asked_at = datetime.now(UTC)
         intent = Intent(
             subject=candidate.subject,

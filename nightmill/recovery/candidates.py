@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nightmill.contracts import Source
+from nightmill.contracts import Source, Subject
 
 if TYPE_CHECKING:
     from nightmill.recovery.model import Candidate
@@ -56,3 +56,12 @@ class Candidates:
                 return self.slicings.page(after=after, limit=limit, now=now, grace=grace)
             case Source.PROBLEMS:
                 raise ValueError("problems are Temporal's to tell")
+
+    def has_moved(self, candidate: Candidate) -> bool:
+        """Whether the database says another thing of a candidate by now; asked where a step more would be one too many.
+
+        A page takes a while, and after an outage everything goes on at once. Starts of documents and slicings find out
+        by themselves.
+        """
+        is_ours = candidate.known and candidate.subject in (Subject.BATCH, Subject.PART)
+        return is_ours and self.batches.has_moved(candidate)

@@ -123,6 +123,20 @@ class CandidateReads:
         with self.database.reading() as session:
             return [_of_part(row[0], row) for row in session.execute(query)]
 
+    def has_moved(self, candidate: Candidate) -> bool:
+        """Whether a batch or provider batch has gone on, has ended or is gone since it was read as a candidate."""
+        batch, part = BatchRow, ProviderBatchRow
+        query: Any = select(col(batch.status), col(batch.next_poll_at)).where(col(batch.key) == int(candidate.after))
+        query = query.where(_OPEN)
+        if candidate.subject is Subject.PART:
+            query = select(col(part.status), col(part.next_poll_at)).where(col(part.key) == int(candidate.after))
+            query = query.where(_UNSETTLED)
+        with self.database.reading() as session:
+            row = session.execute(query).first()
+        if row is None or row.next_poll_at != candidate.due_at:
+            return True
+        return candidate.subject is Subject.BATCH and (row.status in TERMINAL) != candidate.terminal
+
     def _page(self, wanted: Any, after: str | None, limit: int, *, old: datetime | None) -> list[Candidate]:
         query: Any = select(*_BATCH).where(_OPEN, wanted, col(BatchRow.key) > _key(after))
         with self.database.reading() as session:

@@ -17,7 +17,7 @@ from activities.other_repairs import OtherRepairs
 from activities.repairing import Handled, Repairer
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import Action, Finding, RepairState, Source
-from nightmill.recovery.model import Here
+from nightmill.recovery.model import Candidate, Here
 from nightmill.recovery.past import IN_HAND
 from nightmill.storage.recovery_models import RepairRow
 from tests.lanes import Lane, in_a_lane
@@ -55,9 +55,12 @@ class Scene:
         others = OtherRepairs.of(nightmill.temporal, nightmill.assembly)
         self.repairer = Repairer(self.parts, nightmill.assembly.batches, executions, others)
 
-    async def handle(self) -> Handled:
-        now = datetime.now(UTC)
-        [candidate] = self.parts.candidates.page(Source.BATCHES, after=None, limit=9, now=now)
+    def candidate(self) -> Candidate:
+        [found] = self.parts.candidates.page(Source.BATCHES, after=None, limit=9, now=datetime.now(UTC))
+        return found
+
+    async def handle(self, candidate: Candidate | None = None) -> Handled:
+        candidate, now = candidate or self.candidate(), datetime.now(UTC)
         past = self.parts.repairs.past([candidate.workflow_id]).get(candidate.workflow_id, [])
         here = Here(
             now=now, build="b", grace=timedelta(0), spacing=(timedelta(0),) * 3, expiry_margin=timedelta(hours=1)
@@ -167,3 +170,20 @@ async def test_a_server_that_has_no_time_is_asked_for_the_same_again(lane: Lane)
         handled = await Scene(nightmill).handle()
         assert handled.view is not None
         assert handled.view.action is Action.RESET
+
+
+@in_a_lane
+async def test_a_batch_that_ends_while_it_is_looked_at_is_left_alone(lane: Lane) -> None:
+    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
+    lane.sandbox.set_profile(finish_after=0)
+    async with lane.running() as nightmill:
+        batch_id = await submitted(lane, nightmill)
+        make_due(nightmill, batch_id)
+        scene = Scene(nightmill)
+        late = scene.candidate()
+        await run_of(nightmill, batch_id).signal("poll_now")
+        await ended(nightmill, batch_id)
+        await run_of(nightmill, batch_id).result()
+        assert await scene.handle(late) == Handled(Finding.HEALTHY)
+        assert scene.parts.repairs.newest() == []
+    lane.assert_once()

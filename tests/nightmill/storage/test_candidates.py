@@ -200,6 +200,33 @@ def test_a_batch_is_past_its_deadline_when_a_part_is_by_more_than_the_margin(dat
     assert not any(each.too_old for each in found)
 
 
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ({"needs_attention": "a key"}, False),
+        ({"next_poll_at": ago(-1)}, True),
+        ({"status": BatchStatus.ENDED}, True),
+        ({"results_fetched_at": NOW, "handler_dispatched_at": NOW}, True),
+    ],
+)
+def test_it_is_noticed_when_a_batch_goes_on_while_it_is_looked_at(
+    database: Database, add: Add, change: dict[str, Any], moved: bool
+) -> None:
+    key = add("a", {"next_poll_at": ago(9)}, {"next_poll_at": ago(9)}, next_poll_at=ago(9))
+    [batch], [part, other] = late(database), late_parts(database)
+    with database.transaction() as session:
+        row = session.get(BatchRow, key)
+        assert row is not None
+        row.sqlmodel_update(change)
+    with database.transaction() as session:
+        settled = session.get(ProviderBatchRow, int(part.after))
+        assert settled is not None
+        settled.settled_at = NOW
+    reads = CandidateReads(database)
+    assert reads.has_moved(batch) is moved
+    assert [reads.has_moved(part), reads.has_moved(other)] == [True, False]
+
+
 @pytest.mark.parametrize("read", [late, late_parts, expired])
 def test_pages_follow_each_other_without_a_gap(
     database: Database, add: Add, read: Callable[..., list[Candidate]]
