@@ -155,7 +155,7 @@ class ModelCompletionBatch:
 
     async def _run_child(self, prepared: PreparedBatch, part: int) -> None:
         """Run one provider batch as a child; started again if somebody terminates it: its row knows where it was."""
-        restarts = 0
+        restarts = looks = 0
         while True:
             asked = self._follow_input(prepared, part)
             try:
@@ -171,8 +171,11 @@ class ModelCompletionBatch:
                     await self._signal(part, "cancel")
                 await child
             except WorkflowAlreadyStartedError:
-                # The child of an earlier run, before a reset, goes on by itself; it settles its row in the end.
-                await workflow.sleep(policies.BACK_OFF[0], summary=f"part {part} of an earlier run goes on")
+                # The child of an earlier run, before a reset, goes on by itself; it settles its row in the end. It may
+                # take a day, and a look a minute at each of twenty would fill the history within hours.
+                pause = policies.BACK_OFF[min(looks, len(policies.BACK_OFF) - 1)]
+                looks += 1
+                await workflow.sleep(pause, summary=f"part {part} of an earlier run goes on")
             except ChildWorkflowError as error:
                 if isinstance(error.cause, TemporalCancelledError):
                     break  # somebody canceled this part alone; it has harvested and settled before it ended
