@@ -23,7 +23,6 @@ from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-import workflows
 from activities.audit import AuditActivities
 from activities.batches import BatchActivities
 from activities.changes import ChangeActivities
@@ -293,7 +292,7 @@ def _recovery_activities(client: Client, assembly: Assembly) -> list[Callable[..
 
 
 def _build_id() -> str:
-    return os.environ.get("TEMPORAL_WORKER_BUILD_ID") or _hash_of_workflows()
+    return os.environ.get("TEMPORAL_WORKER_BUILD_ID") or hash_of_code(Path(__file__).parent)
 
 
 def _deployment() -> WorkerDeploymentConfig:
@@ -309,10 +308,12 @@ def _deployment() -> WorkerDeploymentConfig:
     )
 
 
-def _hash_of_workflows() -> str:
+def hash_of_code(folder: Path) -> str:
+    """Return what tells a build: it changes with workflows, and the contracts and ids they are made of."""
     digest = hashlib.sha256()
-    for path in sorted(Path(str(workflows.__file__)).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for pattern in ("workflows/*.py", "nightmill/contracts/*.py", "nightmill/ids.py"):
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
