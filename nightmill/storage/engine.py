@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nightmill.settings import DatabaseSettings
 
 _WRITES = {"nightmill_writes": True}
+_DURABLE = {"nightmill_durable": True}
 
 # Primary result codes (sqlite.org/rescode.html): the file is locked, out of reach, read-only or failing right now.
 _SQLITE_AWAY = frozenset(
@@ -67,16 +68,21 @@ class Database:
             self._reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self, *, durable: bool = False) -> Iterator[Session]:
         """Open a session that writes: the end of the block commits everything, an exception keeps nothing.
 
         SQLite takes its write lock at the first statement, so that a transaction never fails half-way for another one.
+
+        Args:
+            durable: Whether it outlives a power cut that comes right after it, with all that was written before. On
+                PostgreSQL every one does, on SQLite others may not.
 
         Raises:
             StorageUnavailable: The database is away, locked, or has no connection left.
             StorageFull: No space is left; nothing of this transaction was kept.
         """
-        with self.errors_translated(), self._turn(), Session(self._writing, expire_on_commit=False) as session:
+        engine = self._writing.execution_options(**_DURABLE) if durable else self._writing
+        with self.errors_translated(), self._turn(), Session(engine, expire_on_commit=False) as session:
             yield session
             session.commit()
 
@@ -167,15 +173,19 @@ def _sqlite_engine(url: URL, settings: DatabaseSettings) -> Engine:
         connection.execute("PRAGMA page_size=16384")
         connection.execute("PRAGMA cache_size=-8000")  # 8 MB a connection
         _switch_to_wal(connection, settings.busy_timeout.total_seconds())
-        # NORMAL: a power cut may lose the last commits but never corrupts, and every step here can be done again.
+        # NORMAL: a power cut may lose the last commits but never corrupts. Every step here can be done again, but one.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # The driver would begin before the first write only, and a reader that turns writer can fail at once.
-        writes = connection.get_execution_options().get("nightmill_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        level = "FULL" if options.get("nightmill_durable", False) else "NORMAL"
+        if connection.info.setdefault("synchronous", "NORMAL") != level:
+            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+            connection.info["synchronous"] = level
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("nightmill_writes", False) else "BEGIN")
 
     return engine
 

@@ -128,7 +128,8 @@ class SubmissionRecords:
             looked_for: When the create was sent that has been looked for in vain; only that one is forgotten.
             max_open: How many provider batches of this provider and model may be open at once.
         """
-        with self.database.transaction() as session:
+        # An intent that a power cut took back would be sent, and paid for, again.
+        with self.database.transaction(durable=True) as session:
             batch, part = self._load(session, ref, lock=True)
             if part.provider_batch_id is not None:
                 return CreateTurn.CREATED

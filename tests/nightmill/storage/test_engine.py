@@ -106,6 +106,18 @@ def test_many_threads_write_one_after_another(database_url: str) -> None:
     db.close()
 
 
+def test_a_durable_transaction_is_on_the_disk_when_it_ends_and_others_may_not_be(impatient: Database) -> None:
+    if impatient.dialect == "postgresql":
+        pytest.skip("every transaction is")
+    levels = []
+    for durable in (False, True, True, False):
+        with impatient.transaction(durable=durable) as session:
+            levels.append(session.connection().exec_driver_sql("PRAGMA synchronous").scalar_one())
+    with impatient.reading() as session:
+        levels.append(session.connection().exec_driver_sql("PRAGMA synchronous").scalar_one())
+    assert levels == [1, 2, 2, 1, 1]
+
+
 def test_a_locked_sqlite_file_is_transient_and_free_again_later(sqlite_url: str) -> None:
     db = open_database(sqlite_url, IMPATIENT)
     with db.transaction() as session:
