@@ -19,8 +19,9 @@ HandlerKind = Literal["webhook", "workflow", "activity"]
 
 Ending = Literal["terminate", "delete", "reset"]
 
-PER_KILL = 3.3
-"""Seconds of storm for each kill: with three workers each of them lives for ten, and gets something done."""
+PER_KILL, PER_BATCH = 3.3, 0.45
+"""Seconds of storm for each kill, so that each of three workers lives for ten and gets something done; and for each
+batch, as two cores work on two a second."""
 
 PART = 5
 """Requests of a provider batch at most."""

@@ -20,17 +20,15 @@ from typing import Any
 from sqlalchemy import text
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 
-from nightmill.contracts import SlicingStatus, SyncResult, SyncStatus
 from nightmill.errors import NightmillError
+from tests.chaos.calm import ask_again, helped, is_calm
 from tests.chaos.judge import judge_batches, judge_documents, judge_slicings
 from tests.chaos.ledger import Ledger
 from tests.chaos.leftovers import connections_to, errors_in, files_of, none_left, open_runs, processes_of
-from tests.chaos.plan import PER_KILL, Plan, Scale, draw
+from tests.chaos.plan import PER_BATCH, PER_KILL, Plan, Scale, draw
 from tests.chaos.scene import Scene, scene
-from tests.chaos.storm import TYPES, Storm
+from tests.chaos.storm import Storm
 from tests.chaos.work import Work, settled
-
-DRIVEN = ", ".join(f"'{name}'" for kind, name in TYPES.items() if kind != "reconciler")
 
 
 async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
@@ -56,7 +54,8 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
                 group.create_task(work.do(start))
                 group.create_task(storm.rage(start))
             stormed = time.monotonic() - began
-            calm = await settled(lambda: is_calm(work), patience)
+            async with helped(work):
+                calm = await settled(lambda: is_calm(work), patience)
             async with asyncio.timeout(patience):
                 await ask_again(work)
             settled_after = time.monotonic() - began - stormed
@@ -80,36 +79,6 @@ async def run(plan: Plan, folder: Path, patience: float) -> Ledger:
         ledger.check("would be repaired when all is settled", idle.repaired + idle.failed, needless)
         _judge_leftovers(ledger, built, [one for one in left if "nightmill-" not in one])
     return ledger
-
-
-async def is_calm(work: Work) -> bool:
-    """Return whether all that was asked for has come to its end, as far as anybody can see."""
-    scene = work.scene
-    told = scene.host.read("SELECT count(DISTINCT batch) FROM effects")[0][0]
-    if told < len(work.accepted):
-        return False
-    for document_id in work.documents.values():
-        if (await scene.nightmill.documents.get(document_id)).row.sync_status is SyncStatus.SYNCING:
-            return False
-    for sha256, profile in work.slicings.values():
-        if not (await scene.nightmill.slicings.summary(sha256, profile)).status.is_terminal:
-            return False
-    query = f"ExecutionStatus = 'Running' AND WorkflowType IN ({DRIVEN}, 'HostDone')"
-    return (await scene.nightmill.temporal.count_workflows(query)).count == 0
-
-
-async def ask_again(work: Work) -> None:
-    """Sync all pages once more, and slice what could not be sliced: what a user does after a storm."""
-    nightmill = work.scene.nightmill
-    async for outcome in nightmill.documents.sync_many(work.documents.values(), at_once=20):
-        if outcome.result not in (SyncResult.UPDATED, SyncResult.UNCHANGED, SyncResult.NOT_MODIFIED):
-            work.surprises.append(f"{outcome.document_id}: after the storm {outcome.result} {outcome.reason}")
-    for number, (sha256, profile) in work.slicings.items():
-        summary = await nightmill.slicings.summary(sha256, profile)
-        if summary.status is SlicingStatus.FAILED and summary.error_code is not None:
-            work.retries[f"sliced again: {summary.error_code}"] += 1
-            await work.slice(number, work.path_of(number), profile == "gazette")
-            await nightmill.slicings.wait(sha256, profile)
 
 
 def _tell_storm(ledger: Ledger, storm: Storm, stormed: float, settled_after: float) -> None:
@@ -184,7 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lost", type=float, default=0.1, help="share of creates whose answer is lost (0.1)")
     parser.add_argument("--errors", type=float, default=0.05, help="share of other requests that fail (0.05)")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--storm", type=float, help="seconds of trouble; default 3.3 for each kill")
+    parser.add_argument("--storm", type=float, help="seconds of trouble; default 3.3 a kill, 0.45 a batch")
     parser.add_argument("--minutes", type=float, default=12, help="after which all must be settled (default 12)")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and databases")
     return parser.parse_args()
@@ -193,7 +162,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run, print, and exit: 0 if the books balance, 1 if not."""
     asked = parse()
-    asked.storm = asked.storm or max(10.0, asked.kills * PER_KILL)
+    asked.storm = asked.storm or max(10.0, asked.kills * PER_KILL, asked.batches * PER_BATCH)
     scale = Scale(**{each.name: getattr(asked, each.name) for each in fields(Scale)})
     plan = draw(asked.seed, scale)
     for line in plan.lines():

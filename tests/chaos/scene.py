@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -194,7 +195,8 @@ async def scene(plan: Plan, folder: Path) -> AsyncIterator[Scene]:
         profile_ = Profile(finish_after=FINISH_AFTER, fail_share=FAIL_SHARE, partial_share=0.5)
         sandbox = things.enter_context(Sandbox(faults=plan.faults, profile=profile_, seed=plan.seed))
         sites = [things.enter_context(Site()) for _ in range(-(-len(plan.documents) // PER_SITE))]
-        server = TemporalServer(database=folder / "temporal.db", log=folder / "temporal.log", extra=TEMPORAL)
+        memory = things.enter_context(_memory(folder))
+        server = TemporalServer(database=memory / "temporal.db", log=folder / "temporal.log", extra=TEMPORAL)
         await asyncio.to_thread(server.start)
         things.callback(server.stop)
         stack = Stack(folder, server, sandbox, url, QUEUE, settings(folder, mailbox._smtp.port))
@@ -222,6 +224,23 @@ async def _host_worker(nightmill: Nightmill, host: Host) -> AsyncIterator[None]:
             deployment_config=HOST_DEPLOYMENT,
         ):
             yield
+
+
+@contextmanager
+def _memory(folder: Path) -> Iterator[Path]:
+    """Give a folder for Temporal's database: in memory where that can be, for the server waits for each write.
+
+    It outlives the server all the same.
+    """
+    if not os.access("/dev/shm", os.W_OK):
+        yield folder
+        return
+    memory = Path(tempfile.mkdtemp(prefix="nightmill-chaos-", dir="/dev/shm"))
+    try:
+        yield memory
+        shutil.copytree(memory, folder, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(memory)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, ResetWorkflowExecutionRequest
+from temporalio.client import Client
 from temporalio.service import RPCError
 
 from nightmill.errors import TemporalUnreachable, WorkflowFailed
@@ -111,20 +112,24 @@ class Storm:
 
     async def _end(self, what: str, run: WorkflowExecution) -> None:
         temporal = self.scene.nightmill.temporal
-        service, namespace = temporal.workflow_service, temporal.namespace
         if what == "terminate":
             await temporal.get_workflow_handle(run.workflow_id, run_id=run.run_id).terminate("chaos")
         elif what == "delete":
-            await service.delete_workflow_execution(
-                DeleteWorkflowExecutionRequest(namespace=namespace, workflow_execution=run)
+            await temporal.workflow_service.delete_workflow_execution(
+                DeleteWorkflowExecutionRequest(namespace=temporal.namespace, workflow_execution=run)
             )
         else:
-            await service.reset_workflow_execution(
-                ResetWorkflowExecutionRequest(
-                    namespace=namespace,
-                    workflow_execution=run,
-                    reason="chaos",
-                    workflow_task_finish_event_id=FIRST_TASK,
-                    request_id=str(uuid.uuid4()),
-                )
-            )
+            await reset_to_beginning(temporal, run.workflow_id, run.run_id)
+
+
+async def reset_to_beginning(temporal: Client, workflow_id: str, run_id: str = "") -> None:
+    """Reset a run, or the present one, to its first workflow task."""
+    await temporal.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=temporal.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
+            reason="chaos",
+            workflow_task_finish_event_id=FIRST_TASK,
+            request_id=str(uuid.uuid4()),
+        )
+    )
