@@ -17,8 +17,8 @@ from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.storage.recovery_models import RepairRow
 from tests.lanes import HOST_DEPLOYMENT, Lane
-from tests.recovering import recovering_at_once
-from tests.stuck import run_of
+from tests.recovering import lose, recovering_at_once
+from tests.stuck import described, make_due, run_of
 
 
 def lane_that_recovers(lane: Lane, **settings: str) -> None:
@@ -60,6 +60,24 @@ async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus
         while (status := (await run_of(nightmill, batch_id).describe()).status) is WorkflowExecutionStatus.RUNNING:
             await asyncio.sleep(0.1)
     return status
+
+
+async def at_rest(nightmill: Nightmill, batch_id: str) -> tuple[str, int]:
+    """Return the batch's present run and the length of its history, once it only waits for its next poll."""
+    async with asyncio.timeout(60):
+        while True:
+            seen = await described(nightmill, batch_id)
+            if not seen.HasField("pending_workflow_task") and not seen.pending_activities:
+                info = seen.workflow_execution_info
+                return info.execution.run_id, info.history_length
+            await asyncio.sleep(0.05)
+
+
+async def lost(nightmill: Nightmill, batch_id: str, way: str = "terminated") -> None:
+    """Lose the run of a batch whose poll is due; nothing of the run is at work, so that it writes no more either."""
+    await at_rest(nightmill, batch_id)
+    await lose(nightmill.temporal, ids.batch_workflow_id(batch_id), way)
+    make_due(nightmill, batch_id)
 
 
 async def poke(nightmill: Nightmill, batch_id: str) -> None:

@@ -16,7 +16,7 @@ from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import Action, BatchStatus, Finding
 from nightmill.storage.models import ProviderBatchRow
 from tests.lanes import PATIENCE, Lane, in_a_lane
-from tests.repairs import lane_that_recovers, nobody_works, working
+from tests.repairs import lane_that_recovers, lost, nobody_works, working
 from tests.stuck import described, ended, make_due, run_of, submitted, tick
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -45,7 +45,7 @@ async def test_a_lost_batch_past_its_max_age_that_finished_is_harvested(lane: La
     lane.sandbox.set_profile(finish_after=0)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-        await run_of(nightmill, batch_id).terminate("a test")
+        await lost(nightmill, batch_id)
         make_old(nightmill, batch_id)
         await check_left_to_the_sweep(nightmill)
         assert await tick(nightmill, expiry=True) == EXPIRED
@@ -62,7 +62,7 @@ async def test_a_lost_batch_past_its_max_age_is_canceled_and_keeps_what_had_fini
     lane.sandbox.set_profile(finish_after=None, partial_share=0.6)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-        await run_of(nightmill, batch_id).terminate("a test")
+        await lost(nightmill, batch_id)
         make_old(nightmill, batch_id)
         assert lane.asked("batches.get") == []
         assert await tick(nightmill, expiry=True) == EXPIRED

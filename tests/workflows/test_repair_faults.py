@@ -1,4 +1,4 @@
-"""Repairs where something else goes wrong, too: cancels, rows that are behind, bad candidates, children, hosts at work.
+"""Repairs where something else goes wrong, too: cancels, rows that are behind, bad candidates, lost tries, hosts.
 
 Whatever it is, the provider's own log and the sink say it: one provider batch, every entry once, one call of the host.
 """
@@ -9,8 +9,8 @@ import asyncio
 import logging
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +19,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.client import WorkflowExecutionStatus
 
 from activities.executions import Executions
 from nightmill import ids
@@ -37,54 +36,15 @@ from nightmill.contracts import (
 from nightmill.recovery.decisions import decide
 from nightmill.recovery.model import Here
 from nightmill.storage.models import BatchRow
-from nightmill.storage.recovery_models import RepairRow
-from tests.lanes import HOST_DEPLOYMENT, PATIENCE, Lane, in_a_lane, until
+from tests.lanes import PATIENCE, Lane, in_a_lane, until
 from tests.mailbox import Mailbox
-from tests.recovering import lose, recovering_at_once
-from tests.stuck import ended, make_due, repaired, run_of, submitted, tick
-from workflows import policies
+from tests.recovering import lose
+from tests.repairs import age_repairs, closed, lane_that_recovers, lost, nobody_works, poke, working
+from tests.stuck import ended, make_due, repaired, run_of, start_by_hand, submitted, tick
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 BATCH = "ModelCompletionBatch"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_restarts() -> Iterator[None]:
-    """Let a batch start the workflow of a provider batch again after a second, where it waits a minute."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policies, "BACK_OFF", (timedelta(seconds=1),))
-        yield
-
-
-def lane_that_recovers(lane: Lane, **settings: str) -> None:
-    recovering_at_once(lane)
-    lane.set(WORKER__WORKFLOW_SANDBOX="false", **settings)
-
-
-@asynccontextmanager
-async def nobody_works(lane: Lane) -> AsyncIterator[Nightmill]:
-    """Give a client of a lane that no worker runs for."""
-    with lane.stack.assembly() as assembly:
-        yield await lane.stack.nightmill(assembly)
-
-
-async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus | None:
-    """Return how the batch's present run ended, once it has."""
-    async with asyncio.timeout(60):
-        while (status := (await run_of(nightmill, batch_id).describe()).status) is WorkflowExecutionStatus.RUNNING:
-            await asyncio.sleep(0.1)
-    return status
-
-
-async def start_by_hand(nightmill: Nightmill, batch_id: str) -> None:
-    """Start a batch's workflow as an operator does from the UI."""
-    await nightmill.temporal.start_workflow(
-        BATCH,
-        {"batch_id": batch_id},
-        id=ids.batch_workflow_id(batch_id),
-        task_queue=nightmill.assembly.settings.worker.task_queue,
-    )
 
 
 # --- canceled by a person
@@ -130,29 +90,18 @@ async def test_a_run_that_ended_canceled_with_nothing_in_order_is_canceled_at_th
     lane.sandbox.set_profile(finish_after=None, partial_share=0.6)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-    async with nobody_works(lane) as nightmill, working(nightmill.temporal, lane.stack.task_queue, [Careless]):
+    async with (
+        nobody_works(lane) as nightmill,
+        working(nightmill.temporal, lane.stack.task_queue, workflows=[Careless]),
+    ):
         await lose(nightmill.temporal, ids.batch_workflow_id(batch_id), "terminated")
-        await start_by_hand(nightmill, batch_id)
+        await start_by_hand(nightmill, batch_id, {"batch_id": batch_id})
         await run_of(nightmill, batch_id).cancel()
         assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.CANCELED
         make_due(nightmill, batch_id)
     async with lane.running() as nightmill:
         assert await repaired(nightmill) == [(Finding.CANCELED, Action.CANCEL)]
         await check_canceled(lane, nightmill, batch_id)
-
-
-def working(
-    client: Client, queue: str, workflows: list[type] | None = None, activities: list[Any] | None = None
-) -> Worker:
-    """Return somebody else's worker, to be run by `async with`."""
-    return Worker(
-        client,
-        task_queue=queue,
-        workflows=workflows or [],
-        activities=activities or [],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-        deployment_config=HOST_DEPLOYMENT,
-    )
 
 
 # --- rows that are behind
@@ -231,22 +180,24 @@ def rename(nightmill: Nightmill, batch_id: str, new_id: str) -> None:
 
 @in_a_lane
 async def test_a_candidate_that_cannot_be_repaired_blocks_nobody_and_is_told_of_once(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
+    lane.sandbox.set_profile(finish_after=0)
     misspelt = "no batch id"  # which nothing can be started for
     with Mailbox() as mailbox, errors_of(misspelt) as errors:
         mailbox.notified_by(lane)
         async with lane.running() as nightmill:
             bad = await submitted(lane, nightmill)
-            await run_of(nightmill, bad).terminate("a test")
-            make_due(nightmill, bad)
+            await lost(nightmill, bad)
             rename(nightmill, bad, misspelt)
             good = await submitted(lane, nightmill, prefix="other")
-            await run_of(nightmill, good).terminate("a test")
-            make_due(nightmill, good)
+            await lost(nightmill, good)
             ticks: list[ReconcileSummary] = [await nightmill.recovery.reconcile(timeout=PATIENCE) for _ in range(3)]
             assert [each.failed for each in ticks] == [1, 1, 1]
-            [repair] = [each for each_tick in ticks for each in each_tick.repairs]
+            # One that was repaired may be asked to poll by the next tick, as its row says that it is late.
+            repairs = [each for each_tick in ticks for each in each_tick.repairs]
+            [repair] = [each for each in repairs if each.action is not Action.POLL_NOW]
             assert (repair.id, repair.finding) == (good, Finding.TERMINATED)
+            await poke(nightmill, good)
             assert (await ended(nightmill, good)).completed == 5
             assert [record.error for record in errors] == ["ValidationError"] * 3
             assert "batch_id" in errors[0].detail
@@ -255,6 +206,7 @@ async def test_a_candidate_that_cannot_be_repaired_blocks_nobody_and_is_told_of_
             assert len(mails_of(mailbox, f"{misspelt} could not be repaired")) == 1
             rename(nightmill, misspelt, bad)
             assert await repaired(nightmill) == [(Finding.TERMINATED, Action.RESET)]
+            await poke(nightmill, bad)
             assert (await ended(nightmill, bad)).completed == 5
     lane.assert_once(batches=2)
 
@@ -262,75 +214,6 @@ async def test_a_candidate_that_cannot_be_repaired_blocks_nobody_and_is_told_of_
 def mails_of(mailbox: Mailbox, words: str) -> list[str]:
     """Return the mails that say so; each tick by hand tells besides that nobody slices."""
     return [mail for mail in mailbox.mails if words in "".join(line.removesuffix("=") for line in mail.splitlines())]
-
-
-# --- several provider batches
-
-
-async def check_parts(lane: Lane, nightmill: Nightmill, batch_id: str) -> None:
-    """Three provider batches were made, each once, and every request has its answer."""
-    summary = await ended(nightmill, batch_id)
-    assert (summary.status, summary.completed, summary.failed) == (BatchStatus.ENDED, 5, 0)
-    assert sorted(each["requests"] for each in lane.sandbox.batches()) == [1, 2, 2]
-    assert len({each["tag"] for each in lane.sandbox.batches()}) == 3
-    assert len(lane.webhook.received) == 1
-
-
-async def in_parts(lane: Lane, nightmill: Nightmill) -> str:
-    """Return a batch of three provider batches, once the provider has them all."""
-    batch_id = await lane.submit(nightmill)
-    await until(lambda: [each.polls > 0 for each in nightmill.assembly.batches.parts(batch_id)] == [True] * 3)
-    return batch_id
-
-
-def let_finish(lane: Lane) -> None:
-    for each in lane.sandbox.batches():
-        lane.sandbox.advance(each["id"], "completed")
-
-
-@in_a_lane
-async def test_a_terminated_batch_of_several_provider_batches_follows_them_all_again(lane: Lane) -> None:
-    lane_that_recovers(lane, OPENAI__MAX_REQUESTS="2")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await in_parts(lane, nightmill)
-        await run_of(nightmill, batch_id).terminate("a test")
-        let_finish(lane)
-        assert await repaired(nightmill) == [(Finding.TERMINATED, Action.RESET)]
-        await check_parts(lane, nightmill, batch_id)
-
-
-@in_a_lane
-async def test_a_batch_that_is_reset_while_its_provider_batches_are_followed_waits_for_them(lane: Lane) -> None:
-    lane_that_recovers(lane, OPENAI__MAX_REQUESTS="2")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await in_parts(lane, nightmill)
-        executions = Executions(nightmill.temporal, None, lane.stack.task_queue, "")
-        workflow_id = ids.batch_workflow_id(batch_id)
-        before = await executions.present_run(workflow_id)
-        assert before is not None
-        after, _ = await executions.reset(workflow_id, before, finding=Finding.STILL_OVERDUE, reason="by hand")
-        parts = [ids.part_workflow_id(batch_id, 0, part) for part in range(3)]
-        described = [await nightmill.temporal.get_workflow_handle(part).describe() for part in parts]
-        assert [each.status for each in described] == [WorkflowExecutionStatus.RUNNING] * 3
-        let_finish(lane)
-        await check_parts(lane, nightmill, batch_id)
-        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.COMPLETED
-        assert await executions.present_run(workflow_id) == after != before
-
-
-@pytest.mark.parametrize("way", ["terminated", "deleted"])
-@in_a_lane
-async def test_a_provider_batch_whose_workflow_is_lost_is_followed_again_by_its_batch(lane: Lane, way: str) -> None:
-    lane_that_recovers(lane, OPENAI__MAX_REQUESTS="2")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await in_parts(lane, nightmill)
-        await lose(nightmill.temporal, ids.part_workflow_id(batch_id, 0, 1), way)
-        let_finish(lane)
-        await check_parts(lane, nightmill, batch_id)
-        assert await nightmill.recovery.repairs() == []
 
 
 # --- tries and their pauses
@@ -342,27 +225,26 @@ async def test_a_batch_that_is_out_of_tries_needs_attention_once_and_is_repaired
 ) -> None:
     lane_that_recovers(lane)
     lane.set(RECONCILER__SPACING="[0]", BATCH__POLL_SCHEDULE="[600]")
+    lane.sandbox.set_profile(finish_after=None)
     with Mailbox() as mailbox:
         mailbox.notified_by(lane)
         async with lane.running() as nightmill:
             batch_id = await submitted(lane, nightmill)
 
             async def terminated() -> list[tuple[Finding, Action]]:
-                await run_of(nightmill, batch_id).terminate("a test")
-                make_due(nightmill, batch_id)
+                await lost(nightmill, batch_id)
                 return await tick(nightmill)
 
-            lane.sandbox.stop()  # so that it gets no further while it is lost again and again
             assert await terminated() == [(Finding.TERMINATED, Action.RESET)]
             assert await terminated() == [(Finding.OUT_OF_TRIES, Action.GIVE_UP)]
             assert [await tick(nightmill) for _ in range(2)] == [[], []]
             attention = nightmill.assembly.batches.get(batch_id).needs_attention or ""
             assert attention.startswith("recovery gave up: ")
             assert len(mails_of(mailbox, f"{batch_id} needs attention")) == 1
-            await start_by_hand(nightmill, batch_id)
+            await start_by_hand(nightmill, batch_id, {"batch_id": batch_id})
             assert await terminated() == [(Finding.TERMINATED, Action.RESET)]
-            lane.sandbox.start()
-            await run_of(nightmill, batch_id).signal("poll_now")
+            lane.sandbox.advance(lane.sandbox.batches()[0]["id"], "completed")
+            await poke(nightmill, batch_id)
             summary = await ended(nightmill, batch_id)
             assert nightmill.assembly.batches.get(batch_id).needs_attention is None
         assert len(mails_of(mailbox, "needs attention")) == 1
@@ -372,21 +254,20 @@ async def test_a_batch_that_is_out_of_tries_needs_attention_once_and_is_repaired
 
 @in_a_lane
 async def test_the_next_repair_of_a_batch_waits_as_long_as_the_spacing_says(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
     lane.set(RECONCILER__SPACING="[0,600]")
     lane.sandbox.set_profile(finish_after=None)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
-        await run_of(nightmill, batch_id).terminate("a test")
-        assert await repaired(nightmill) == [(Finding.TERMINATED, Action.RESET)]
-        await run_of(nightmill, batch_id).terminate("a test")
-        make_due(nightmill, batch_id)
+        await lost(nightmill, batch_id)
+        assert await tick(nightmill) == [(Finding.TERMINATED, Action.RESET)]
+        await lost(nightmill, batch_id)
         early = await nightmill.recovery.reconcile(timeout=PATIENCE)
         assert (early.findings, early.repairs) == ({Finding.TOO_EARLY: 1}, ())
-        with nightmill.assembly.database.transaction() as session:
-            session.connection().execute(update(RepairRow).values(asked_at=datetime.now(UTC) - timedelta(seconds=601)))
-        assert await repaired(nightmill) == [(Finding.TERMINATED, Action.RESET)]
-        let_finish(lane)
+        age_repairs(nightmill, timedelta(seconds=601))
+        assert await tick(nightmill) == [(Finding.TERMINATED, Action.RESET)]
+        lane.sandbox.advance(lane.sandbox.batches()[0]["id"], "completed")
+        await poke(nightmill, batch_id)
         assert (await ended(nightmill, batch_id)).completed == 5
     lane.assert_once()
 
