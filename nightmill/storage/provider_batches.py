@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 
 from nightmill.contracts import TERMINAL, BatchStatus, ErrorCode, PartRef
 from nightmill.storage.batches import plan_next_poll
-from nightmill.storage.models import OutcomeRow, ProviderBatchRow
+from nightmill.storage.models import BatchRow, OutcomeRow, ProviderBatchRow
 from nightmill.storage.submission_records import SubmissionRecords
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class ProviderBatchRepository(SubmissionRecords):
     def record_poll(self, ref: PartRef, status: ProviderStatus, *, next_poll_at: datetime, attempt: int) -> BatchStatus:
         """Store an answer and when the next question is due; return the status that the part had before.
 
-        A cancel that was asked for is not overwritten by an older "in progress".
+        A cancel that was asked for is not overwritten by an older "in progress". Whatever it waited for an operator for
+        is over with an answer, also where the run that said so is another one, which takes nothing back any more.
         """
         with self.database.transaction() as session:
             batch, part = self._load(session, ref, lock=True)
@@ -43,6 +44,9 @@ class ProviderBatchRepository(SubmissionRecords):
             part.next_poll_at = next_poll_at
             session.add_all([batch, part])
             plan_next_poll(session, batch)
+            if part.attention is not None:
+                part.attention = None
+                self._show_attention(session, batch)
             return previous
 
     @staticmethod
@@ -148,10 +152,12 @@ class ProviderBatchRepository(SubmissionRecords):
             part.status = status
             part.provider_error = reason or part.provider_error
             part.next_poll_at = None
-            part.attention = None
             part.settled_at = now
             session.add(part)
             plan_next_poll(session, batch)
+            if part.attention is not None:
+                part.attention = None
+                self._show_attention(session, batch)
 
     def set_attention(self, ref: PartRef, message: str | None) -> bool:
         """Store what a part waits for, None: nothing; return whether the batch needs attention and did not before.
@@ -162,16 +168,19 @@ class ProviderBatchRepository(SubmissionRecords):
             batch, part = self._load(session, ref, lock=True)
             part.attention = message
             session.add(part)
-            session.flush()
-            waiting = session.exec(
-                select(ProviderBatchRow.attention)
-                .where(ProviderBatchRow.batch_key == batch.key, col(ProviderBatchRow.attention).is_not(None))
-                .order_by(col(ProviderBatchRow.round), col(ProviderBatchRow.part))
-            ).first()
-            is_new = waiting is not None and batch.needs_attention is None
-            batch.needs_attention = waiting
-            session.add(batch)
-            return is_new
+            needed_none = batch.needs_attention is None
+            self._show_attention(session, batch)
+            return needed_none and batch.needs_attention is not None
+
+    @staticmethod
+    def _show_attention(session: Session, batch: BatchRow) -> None:
+        session.flush()
+        batch.needs_attention = session.exec(
+            select(ProviderBatchRow.attention)
+            .where(ProviderBatchRow.batch_key == batch.key, col(ProviderBatchRow.attention).is_not(None))
+            .order_by(col(ProviderBatchRow.round), col(ProviderBatchRow.part))
+        ).first()
+        session.add(batch)
 
     def record_cleaned(self, ref: PartRef, *, now: datetime) -> None:
         """Store that our files at the provider are deleted."""

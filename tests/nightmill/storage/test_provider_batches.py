@@ -82,3 +82,22 @@ def test_nothing_is_due_of_a_batch_that_has_ended(parts: ProviderBatchRepository
     BatchRepository(parts.database).finish("b1", BatchStatus.FAILED, reason=None, now=NOON, dispatch=False)
     parts.record_failed_poll(ref(1), next_poll_at=at(30), attempt=2)
     assert due(parts) is None
+
+
+def test_nobody_is_waited_for_once_the_provider_has_answered_whichever_run_asked(
+    parts: ProviderBatchRepository,
+) -> None:
+    def needed() -> str | None:
+        return BatchRepository(parts.database).get("b1").needs_attention
+
+    assert parts.set_attention(ref(0), "no key")
+    assert not parts.set_attention(ref(1), "no quota")
+    parts.record_failed_poll(ref(0), next_poll_at=at(30), attempt=2)
+    assert needed() == "no key"
+    parts.record_poll(ref(0), BUSY, next_poll_at=at(40), attempt=3)
+    assert needed() == "no quota"
+    parts.settle(ref(1), BatchStatus.ENDED, reason=None, now=NOON)
+    assert needed() is None
+    BatchRepository(parts.database).set_attention("b1", "handler: no answer")
+    parts.record_poll(ref(2), BUSY, next_poll_at=at(40), attempt=1)
+    assert needed() == "handler: no answer"
