@@ -315,9 +315,6 @@ def _canceled(case: _Case, seen: Seen, reason: str) -> Decision:
 def _completed(case: _Case, seen: Seen, reason: str) -> Decision:
     """A run that ended well, by its own account: a batch's after its handler had succeeded."""
     candidate = case.candidate
-    if candidate.subject is Subject.SLICING:
-        closed = case.once(Finding.COMPLETED, Action.CLOSE, f"close/{seen.run_id}", "its run completed without results")
-        return closed or Decision(Finding.COMPLETED)
     if candidate.subject is Subject.BATCH and candidate.terminal and not seen.failure:
         applied = case.once(Finding.COMPLETED, Action.APPLY, f"apply/{seen.run_id}", "its handler was told")
         return applied or Decision(Finding.COMPLETED)

@@ -220,7 +220,7 @@ def outcome(decision: Decision) -> tuple[Finding, Action | None]:
         (SLICING, FAILED, Finding.FAILED, Action.RESET),
         (SLICING, INVALID, Finding.INVALID_INPUT, Action.START),
         (SLICING, CANCELED, Finding.CANCELED, Action.CLOSE),
-        (SLICING, COMPLETED, Finding.COMPLETED, Action.CLOSE),
+        (SLICING, COMPLETED, Finding.COMPLETED, Action.START),
         (replace(SLICING, terminal=True), COMPLETED, Finding.COMPLETED, Action.START),
         (replace(SLICING, terminal=True), CANCELED, Finding.CANCELED, Action.START),
         (replace(SLICING, terminal=True), TERMINATED, Finding.TERMINATED, Action.START),
