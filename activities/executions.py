@@ -155,9 +155,14 @@ class Executions:
         found = await self._describe(workflow_id)
         return found.workflow_execution_info.execution.run_id if found else None
 
-    async def idle_queues(self, queues: Iterable[str]) -> frozenset[str]:
-        """Return those task queues of which no worker has asked for a workflow task lately."""
-        since = datetime.now(UTC) - GONE_AFTER
+    async def idle_queues(self, queues: Iterable[str], *, now: datetime | None = None) -> frozenset[str]:
+        """Return those task queues of which no worker has asked for a workflow task lately.
+
+        Args:
+            queues: The task queues.
+            now: The present by the server's clock, which says when workers asked; by default that of this machine.
+        """
+        since = (now or datetime.now(UTC)) - GONE_AFTER
         idle = set()
         for queue in queues:
             found = await self.client.workflow_service.describe_task_queue(

@@ -54,7 +54,7 @@ class ReconcileActivities:
     @activity.defn
     async def look_at_queues(self) -> QueueLook:
         """Find the task queues that nobody listens to; only reads."""
-        idle = await self.executions.idle_queues(self._queues)
+        idle = await self._idle_queues()
         return QueueLook(without_worker=tuple(sorted(idle)), per_tick=self.settings.per_tick)
 
     @activity.defn
@@ -75,7 +75,7 @@ class ReconcileActivities:
                 grace=self.settings.grace,
                 spacing=self.settings.spacing,
                 expiry_margin=self.settings.expiry_margin,
-                idle_queues=await self.executions.idle_queues(self._queues) if found else frozenset(),
+                idle_queues=await self._idle_queues() if found else frozenset(),
                 expires=page.source is Source.PAST_DEADLINE,
             )
             gate, done = asyncio.Semaphore(AT_ONCE), 0
@@ -92,9 +92,10 @@ class ReconcileActivities:
 
             return _outcome(await asyncio.gather(*(handle(each) for each in found)), after)
 
-    @property
-    def _queues(self) -> tuple[str, ...]:
-        return (self.executions.task_queue, self.executions.slicing_queue)
+    async def _idle_queues(self) -> frozenset[str]:
+        # By Temporal's clock: to a worker whose own is two minutes ahead, everybody would seem gone, itself included.
+        queues = (self.executions.task_queue, self.executions.slicing_queue)
+        return await self.executions.idle_queues(queues, now=activity.info().started_time)
 
     async def _candidates(self, page: ReconcilePage) -> tuple[list[Candidate], str | None]:
         """Return a page, and where the next one begins, if there may be one."""

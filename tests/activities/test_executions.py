@@ -125,6 +125,8 @@ async def test_a_queue_that_nobody_listens_to_is_idle(scene: Scene) -> None:
             while scene.name in await scene.executions.idle_queues(queues):
                 await asyncio.sleep(0.1)
         assert await scene.executions.idle_queues(queues) == {f"{scene.name}-nobody"}
+        ahead = datetime.now(UTC) + timedelta(minutes=2)
+        assert await scene.executions.idle_queues(queues, now=ahead) == set(queues)
 
 
 # --- what the server reports
