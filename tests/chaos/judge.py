@@ -112,7 +112,7 @@ async def judge_documents(ledger: Ledger, work: Work) -> None:
             wrong.append(f"{document_id}: {row.sync_status} {row.last_sync_error_reason or ''}")
         elif found is None or expected not in found.content:
             wrong.append(f"{document_id}: page {number} does not say {expected!r}")
-        wrong += _breaks(document_id, told[document_id], row.content_fingerprint)
+        wrong += breaks(document_id, told[document_id], row.content_fingerprint)
     ledger.count("documents", len(work.documents))
     ledger.count("contents that were published", sum(work.published.values()))
     ledger.check("changes that the host was told of", sum(map(len, told.values())), wrong)
@@ -132,7 +132,7 @@ def _words_of(number: int, edition: int) -> str:
     return html.partition("<p>")[2].partition(" of which")[0].partition("in the year ")[2]
 
 
-def _breaks(document: str, told: list[Change], present: str | None) -> list[str]:
+def breaks(document: str, told: list[Change], present: str | None) -> list[str]:
     """Return where the changes do not follow from each other.
 
     Where a call's success could not be recorded, and the content has moved on, the same change is told with the newer
