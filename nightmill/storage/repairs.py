@@ -91,8 +91,9 @@ class RepairRepository:
     def failed(self, key: int, error: str, *, now: datetime) -> bool:
         """Record that a repair could not be carried out, and give its epoch back; return whether that is news.
 
-        It is none where the same error was recorded of the same workflow a day ago or less. Of such records the newest
-        five are kept, so that what fails for weeks does not fill the table. A repair that has ended stays as it is.
+        It is none where an error of the same class was recorded of the same workflow a day ago or less. Of such records
+        the newest five are kept, so that what fails for weeks does not fill the table. A repair that has ended stays as
+        it is.
         """
         with self.database.transaction() as session:
             row = _open(session, key)
@@ -211,10 +212,12 @@ def _give_back(row: RepairRow) -> None:
 
 
 def _alike(workflow_id: str, error: str, now: datetime) -> tuple[Any, ...]:
+    """Return the condition for failures of the same class: messages hold run ids, ports and times."""
+    kind, colon, _ = error.partition(":")
     return (
         col(RepairRow.workflow_id) == workflow_id,
         col(RepairRow.state) == RepairState.FAILED,
-        col(RepairRow.error) == error,
+        col(RepairRow.error).startswith(kind + colon, autoescape=True) if colon else col(RepairRow.error) == error,
         col(RepairRow.ended_at) > now - STAYS_KNOWN,
     )
 

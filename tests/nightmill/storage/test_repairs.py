@@ -159,6 +159,13 @@ def test_the_same_failure_is_news_once_a_day(repairs: RepairRepository) -> None:
     assert repairs.failed(asked(repairs), "boom", now=LATER + timedelta(days=1))
 
 
+def test_the_same_failure_in_other_words_is_no_news(repairs: RepairRepository) -> None:
+    assert repairs.failed(asked(repairs), "RPC_Error: run 1 is busy", now=NOON)
+    assert not repairs.failed(asked(repairs), "RPC_Error: run 2 is busy: later", now=LATER)
+    assert not fail(repairs, "RPC_Error: no answer in 9.98 s", now=LATER)
+    assert repairs.failed(asked(repairs), "RPCxError: another class", now=LATER)
+
+
 def test_what_fails_at_every_tick_fills_no_table(repairs: RepairRepository) -> None:
     for tick in range(8):
         now = NOON + timedelta(minutes=5 * tick)
