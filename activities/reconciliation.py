@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
 
@@ -32,6 +32,10 @@ from nightmill.threads import in_thread
 AT_ONCE = 8
 """Candidates looked at at the same time: Temporal's answers take longer than our questions."""
 
+PAGE_PATIENCE = timedelta(minutes=3)
+"""Candidates of a page that are not begun by then are left to the next page, or tick: one that has to be replayed again
+and again may take a minute."""
+
 
 @dataclass(frozen=True)
 class ReconcileActivities:
@@ -43,6 +47,7 @@ class ReconcileActivities:
         executions: Temporal.
         settings: How late is late.
         build: This worker's build id.
+        page_patience: How long a page may take.
     """
 
     repairer: Repairer
@@ -50,6 +55,7 @@ class ReconcileActivities:
     executions: Executions
     settings: ReconcilerSettings
     build: str
+    page_patience: timedelta = PAGE_PATIENCE
 
     @activity.defn
     async def look_at_queues(self) -> QueueLook:
@@ -79,10 +85,13 @@ class ReconcileActivities:
                 expires=page.source is Source.PAST_DEADLINE,
             )
             gate, done = asyncio.Semaphore(AT_ONCE), 0
+            give_up_at = asyncio.get_running_loop().time() + self.page_patience.total_seconds()
 
-            async def handle(candidate: Candidate) -> Handled:
+            async def handle(candidate: Candidate) -> Handled | None:
                 nonlocal done
                 async with gate:
+                    if asyncio.get_running_loop().time() > give_up_at:
+                        return None
                     handled = await self.repairer.handle(
                         candidate, past.get(candidate.workflow_id, []), here, tick=page.tick, dry_run=page.dry_run
                     )
@@ -90,7 +99,11 @@ class ReconcileActivities:
                 tell({"source": page.source.value, "done": done, "of": len(found)})
                 return handled
 
-            return _outcome(await asyncio.gather(*(handle(each) for each in found)), after)
+            handled = await asyncio.gather(*(handle(each) for each in found))
+            begun = [each for each in handled if each is not None]  # the first of them: they begin in their order
+            if 0 < len(begun) < len(found) and page.source is not Source.PROBLEMS:
+                after = found[len(begun) - 1].after
+            return _outcome(begun, after)
 
     async def _idle_queues(self) -> frozenset[str]:
         # By Temporal's clock: to a worker whose own is two minutes ahead, everybody would seem gone, itself included.

@@ -109,14 +109,16 @@ SWEEPING = ActivityConfig(
 """Choose or start up to some hundred documents: tried until the database, or Temporal, is there."""
 
 RECONCILING = ActivityConfig(
-    start_to_close_timeout=timedelta(minutes=10),
+    start_to_close_timeout=timedelta(minutes=5),
+    schedule_to_close_timeout=timedelta(minutes=6),
     heartbeat_timeout=HEARTBEAT,
     retry_policy=RetryPolicy(
         initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30),
         maximum_attempts=8,
     ),
 )  # fmt: skip
-"""Look at up to a hundred candidates; after two minutes of failures the rest of the tick goes on without them."""
+"""Look at up to a hundred candidates, which stops by itself after three minutes; after two minutes of failures the rest
+of the tick goes on without them."""
 
 CRAWLING = ActivityConfig(
     start_to_close_timeout=timedelta(minutes=10),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -28,6 +29,11 @@ PAGE = 100
 """Candidates that one activity looks at: some seconds of work, so that a tick is seen to go on."""
 
 
+TICK = timedelta(minutes=20)
+"""How long a tick may take, of the half hour that its schedule gives it; every source has an equal share of what is
+left when its turn comes, so that a slow one does not keep the others from being read."""
+
+
 class Tick:
     """Pages through sources and adds up what was found and done.
 
@@ -41,7 +47,7 @@ class Tick:
     async def run(self, sources: Sequence[Source], *, dry_run: bool) -> ReconcileSummary:
         """Return what was found and done; a source that cannot be read does not keep the others from being read.
 
-        A tick that reaches its bound leaves word where the next one of the schedule goes on.
+        A tick that reaches a bound, of candidates or of time, leaves word where the next one of the schedule goes on.
         """
         before = ReconcileSummary()
         if workflow.has_last_completion_result():
@@ -54,9 +60,11 @@ class Tick:
         )
         if not dry_run:
             await self._settle_repairs()
-        for source in sources:
+        for number, source in enumerate(sources):
+            share = (began + TICK - workflow.now()) / (len(sources) - number)
+            until = workflow.now() + max(share, timedelta(0))
             try:
-                await self._page_through(source, before.go_on.get(source), look, dry_run=dry_run)
+                await self._page_through(source, before.go_on.get(source), look, until, dry_run=dry_run)
             except ActivityError as error:
                 workflow.logger.error("source not read", extra={"source": source.value, "error": reason_of(error)})
                 self._update(failed=self.summary.failed + 1)
@@ -82,7 +90,9 @@ class Tick:
             workflow.logger.error("repairs not settled", extra={"error": reason_of(error)})
             self._update(failed=self.summary.failed + 1)
 
-    async def _page_through(self, source: Source, after: str | None, look: QueueLook, *, dry_run: bool) -> None:
+    async def _page_through(
+        self, source: Source, after: str | None, look: QueueLook, until: datetime, *, dry_run: bool
+    ) -> None:
         seen = 0
         while True:
             outcome = await workflow.execute_activity_method(
@@ -101,7 +111,7 @@ class Tick:
             after = outcome.after
             if after is None:
                 return
-            if seen >= look.per_tick:
+            if seen >= look.per_tick or workflow.now() >= until:
                 self._update(go_on={**self.summary.go_on, source: after})
                 return
 
