@@ -5,21 +5,26 @@ However it is lost, each provider batch is made once, each entry is stored once,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from temporalio import workflow
 from temporalio.client import WorkflowExecutionStatus
 
+import worker
 from activities.executions import Executions
+from activities.sightings import worker_identity
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
-from nightmill.contracts import Action, BatchStatus, Finding
-from tests.lanes import Lane, in_a_lane, until
+from nightmill.contracts import Action, BatchStatus, Finding, FollowInput
+from tests.lanes import PATIENCE, Lane, in_a_lane, until
 from tests.recovering import lose
-from tests.repairs import closed, lane_that_recovers
-from tests.stuck import ended, repaired, run_of
+from tests.repairs import closed, lane_that_recovers, nobody_works, poke, working
+from tests.stuck import ended, make_due, repaired, run_of
 from workflows import policies
+from workflows.batch_completion import ModelCompletionBatch
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
@@ -97,3 +102,43 @@ async def test_a_provider_batch_whose_workflow_is_lost_is_followed_again_by_its_
         let_finish(lane)
         await check_parts(lane, nightmill, batch_id)
         assert await nightmill.recovery.repairs() == []
+
+
+@workflow.defn(name="ProviderBatch")
+class Broken:
+    """A provider batch's workflow whose every task fails."""
+
+    @workflow.run
+    async def run(self, asked: FollowInput) -> None:
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.slow
+@in_a_lane
+async def test_a_provider_batch_whose_workflow_s_tasks_fail_is_reset_and_its_batch_hears_of_its_end(lane: Lane) -> None:
+    lane_that_recovers(lane, OPENAI__MAX_REQUESTS="2", BATCH__POLL_SCHEDULE="[0.5,600]")
+    lane.sandbox.set_profile(finish_after=None)
+    async with lane.running() as nightmill:
+        batch_id = await in_parts(lane, nightmill)
+    part = ids.part_workflow_id(batch_id, 0, 1)
+    same_build = worker_identity(1, "host", worker._build_id())
+    async with (
+        nobody_works(lane) as nightmill,
+        working(
+            nightmill.temporal, lane.stack.task_queue, workflows=[ModelCompletionBatch, Broken], identity=same_build
+        ),
+    ):
+        handle = nightmill.temporal.get_workflow_handle(part)
+        await handle.signal("poll_now")
+        async with asyncio.timeout(60):  # the third try waits ten seconds for the next one
+            while (await handle.describe()).raw_description.pending_workflow_task.attempt < 3:
+                await asyncio.sleep(0.1)
+        make_due(nightmill, batch_id)
+        let_finish(lane)
+    async with lane.running() as nightmill:
+        summary = await nightmill.recovery.reconcile(timeout=PATIENCE)
+        [repair] = [each for each in summary.repairs if each.id == f"{batch_id}/0/1"]
+        assert (repair.finding, repair.action) == (Finding.TASKS_FAIL, Action.RESET)
+        await poke(nightmill, batch_id)  # whichever of the others was reset, too
+        await check_parts(lane, nightmill, batch_id)
+        assert await closed(nightmill, batch_id) is WorkflowExecutionStatus.COMPLETED
