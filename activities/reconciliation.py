@@ -73,10 +73,12 @@ class ReconcileActivities:
     async def reconcile_page(self, page: ReconcilePage) -> PageOutcome:
         """Look at a page of candidates and repair them; a second run finds what the first one recorded."""
         with temporal_errors():
-            found, after = await self._candidates(page)
+            # What is due was written by Temporal's clock; a worker's that is ahead would find everything late.
+            now = activity.info().started_time
+            found, after = await self._candidates(page, now)
             past = await in_thread(self.parts.repairs.past, [each.workflow_id for each in found])
             here = Here(
-                now=datetime.now(UTC),
+                now=now,
                 build=self.build,
                 grace=self.settings.grace,
                 spacing=self.settings.spacing,
@@ -110,13 +112,11 @@ class ReconcileActivities:
         queues = (self.executions.task_queue, self.executions.slicing_queue)
         return await self.executions.idle_queues(queues, now=activity.info().started_time)
 
-    async def _candidates(self, page: ReconcilePage) -> tuple[list[Candidate], str | None]:
+    async def _candidates(self, page: ReconcilePage, now: datetime) -> tuple[list[Candidate], str | None]:
         """Return a page, and where the next one begins, if there may be one."""
         if page.source is Source.PROBLEMS:
             return await self.executions.problems(page.after, page.limit)
-        found = await in_thread(
-            self.parts.candidates.page, page.source, after=page.after, limit=page.limit, now=datetime.now(UTC)
-        )
+        found = await in_thread(self.parts.candidates.page, page.source, after=page.after, limit=page.limit, now=now)
         return found, found[-1].after if len(found) == page.limit else None
 
     @activity.defn

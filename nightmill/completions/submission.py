@@ -164,6 +164,8 @@ class Submitter:
             logger.warning("create's answer lost", extra={**_names(ref), "error": str(error)})
             return self._uncertain(ref, str(error)[:1000])
         fail_point("create.sent")
+        # Said before it is stored: what cannot be stored, as the run is superseded, is found by this line or the audit.
+        logger.info("created", extra={**_names(ref), "provider_batch_id": created.provider_batch_id})
         if not self.parts.record_created(ref, created, now=datetime.now(UTC), sent_at=sent_at):
             logger.error(
                 "a provider batch belongs to nobody: another one was adopted",

@@ -54,6 +54,9 @@ POLLS_WITHIN = timedelta(minutes=1)
 STANDSTILL = timedelta(days=1)
 """Past its max age, a batch of several provider batches of which one has been due for so long is not driven."""
 
+PARTS_PATIENCE = timedelta(hours=5)
+"""How long a batch of several provider batches is left to them, of which one may store results for four hours."""
+
 FRUITLESS = 3
 """Fresh starts by the expiry sweep after which somebody should look; the sweep goes on all the same."""
 
@@ -203,7 +206,7 @@ def _tasks_fail(case: _Case, seen: Seen) -> Decision:
         return Decision(Finding.TOO_EARLY, reason="its tasks fail, and a handler's activity runs: it is waited for")
     if case.past.repair(f"replay/{build}"):
         reason = f"was reset for build {build} already"
-        if case.candidate.subject not in _BATCHES:
+        if case.candidate.subject is Subject.DOCUMENT:  # a bad deploy would tell of thousands
             return Decision(Finding.TASKS_FAIL, reason=reason)
         needs = f"{GAVE_UP}the tasks of workflow {case.candidate.workflow_id} fail, and it {reason}; mend the code"
         given_up = case.once(Finding.TASKS_FAIL, Action.GIVE_UP, f"give_up/replay/{build}", needs)
@@ -227,7 +230,8 @@ def _long_back_off(case: _Case, seen: Seen) -> Decision | None:
     late = case.here.now + case.here.grace
     for activity in seen.activities:
         epoch = f"activity/{seen.run_id}/{activity.id}"
-        is_long = activity.next_attempt_at is not None and activity.next_attempt_at > late
+        # The host's own may have asked for its pause.
+        is_long = not activity.is_elsewhere and (activity.next_attempt_at or late) > late
         if activity.state is ActivityState.WAITING and is_long and not case.past.repair(epoch):
             reason = f"attempt {activity.attempt} of {activity.type} waits until {activity.next_attempt_at}"
             return Decision(Finding.LONG_BACK_OFF, Action.RESET_ACTIVITY, epoch, reason, activity.id)
@@ -237,12 +241,14 @@ def _long_back_off(case: _Case, seen: Seen) -> Decision | None:
 def _overdue(case: _Case, seen: Seen) -> Decision:
     """Ask a run that is overdue to go on; reset it if it does not.
 
-    What is due in a batch of several provider batches is theirs to do, and each of them is looked at by itself.
+    What is due in a batch of several provider batches is theirs to do, and each of them is looked at by itself; only if
+    that has led to nothing for hours does the batch wait in vain, as for the end of one that it was never told of.
     """
     candidate, here = case.candidate, case.here
     goes_on = seen.activities or seen.task_attempt
-    due_at = None if goes_on or candidate.terminal or candidate.parts > 1 else candidate.due_at
-    if due_at is None or due_at >= here.now - here.grace:
+    due_at = None if goes_on or candidate.terminal else candidate.due_at
+    patience = here.grace if candidate.parts == 1 else max(here.grace, PARTS_PATIENCE)
+    if due_at is None or due_at >= here.now - patience:
         return Decision(Finding.HEALTHY)
     since = f"due since {due_at.isoformat(timespec='seconds')}"
     epoch = f"poll/{seen.run_id}/{due_at.isoformat()}"
@@ -328,7 +334,7 @@ def _reset(case: _Case, seen: Seen, finding: Finding, reason: str) -> Decision:
     """Reset a run once; one that was reset, or cannot be, is replaced by a fresh start."""
     epoch = f"reset/{seen.run_id}"
     if not case.past.repair(epoch) and not case.past.was_refused(seen.run_id):
-        return _try(case, seen, Decision(finding, Action.RESET, epoch, reason, starts_run=True))
+        return _try(case, seen, Decision(finding, Action.RESET, epoch, reason))
     if seen.state is not RunState.RUNNING:
         return _start(case, seen, finding, reason)
     return _start_afresh(case, seen, finding) if case.candidate.subject is Subject.BATCH else _give_up(case, seen)
@@ -336,7 +342,7 @@ def _reset(case: _Case, seen: Seen, finding: Finding, reason: str) -> Decision:
 
 def _start(case: _Case, seen: Seen | None, finding: Finding, reason: str) -> Decision:
     epoch = f"start/{case.past.place}"
-    return _try(case, seen, Decision(finding, Action.START, epoch, reason, starts_run=True))
+    return _try(case, seen, Decision(finding, Action.START, epoch, reason))
 
 
 def _start_afresh(case: _Case, seen: Seen, finding: Finding) -> Decision:
@@ -344,7 +350,7 @@ def _start_afresh(case: _Case, seen: Seen, finding: Finding) -> Decision:
     if case.past.repair(epoch):
         return _give_up(case, seen)
     reason = "it cannot be reset: a fresh run takes its place"
-    return _try(case, seen, Decision(finding, Action.START_AFRESH, epoch, reason, starts_run=True))
+    return _try(case, seen, Decision(finding, Action.START_AFRESH, epoch, reason))
 
 
 def _try(case: _Case, seen: Seen | None, wanted: Decision) -> Decision:

@@ -157,7 +157,6 @@ class Decision:
         epoch: What it may be done once for; see `RepairRow.epoch`.
         reason: More about it, one line.
         activity_id: The activity that is reset.
-        starts_run: Whether it counts among the repairs that start a new run.
     """
 
     finding: Finding
@@ -165,4 +164,3 @@ class Decision:
     epoch: str = ""
     reason: str = ""
     activity_id: str | None = None
-    starts_run: bool = False

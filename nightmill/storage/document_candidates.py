@@ -16,7 +16,6 @@ from nightmill.contracts import Subject, SyncStatus
 from nightmill.recovery.model import Candidate
 from nightmill.storage.columns import UtcDateTime
 from nightmill.storage.stored_documents import is_undelivered
-from nightmill.storage.sweeps import LOST_AFTER
 from nightmill.storage.sync_state import CLOCK_AHEAD
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _is_untold(now: datetime, grace: timedelta) -> ColumnElement[bool]:
     status, taken_until = _DOCUMENT.sync_status, _DOCUMENT.queued_until
     left_alone_since = case(
         (status == SyncStatus.FAILED, _time(now - max(ASKED_AGAIN, grace))),
-        (_ACCOUNT.auto_sync, _time(now - max(LOST_AFTER + TOLD_AGAIN, grace))),
+        (_ACCOUNT.auto_sync, _time(now - max(ASKED_AGAIN, grace))),  # sweeps have bounds and turns, ticks have not
         (_DOCUMENT.needs_attention.is_not(None), _time(now - max(TOLD_AGAIN, grace))),
         else_=_time(now - grace),
     )

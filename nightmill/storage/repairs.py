@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, delete, update
+from sqlalchemy import and_, bindparam, case, delete, update
 from sqlmodel import Session, col, func, select
 
 from nightmill.contracts import Action, Finding, RepairState, Subject
@@ -163,8 +163,8 @@ class RepairRepository:
     def past(self, workflow_ids: Sequence[str]) -> dict[str, list[RepairRow]]:
         """Return the repairs of each of these workflows that has any, newest first, 20 at most.
 
-        Where there are more, those that started a run come before other ones that were carried out, and these before
-        those that failed: whatever else happened to a workflow, it is known how often it was repaired.
+        Where there are more, those that started a run come first, then resets that failed, then other ones that were carried
+        out, then the rest: whatever else happened to a workflow, it is known how often it was repaired.
         """
         found: dict[str, list[RepairRow]] = {}
         wanted = sorted(set(workflow_ids))
@@ -224,7 +224,9 @@ def _alike(workflow_id: str, error: str, now: datetime) -> tuple[Any, ...]:
 
 def _newest_of(workflow_ids: Sequence[str]) -> Any:
     carried_out = col(RepairRow.state).in_([RepairState.ASKED, RepairState.DONE])
-    rank = case((carried_out & col(RepairRow.action).in_(SUPERSEDING), 0), (carried_out, 1), else_=2)
+    starts_run = col(RepairRow.action).in_(SUPERSEDING)
+    refused = and_(col(RepairRow.state) == RepairState.FAILED, col(RepairRow.action) == Action.RESET)
+    rank = case((carried_out & starts_run, 0), (refused, 1), (carried_out, 2), else_=3)
     place = func.row_number().over(partition_by=col(RepairRow.workflow_id), order_by=(rank, col(RepairRow.key).desc()))
     ranked = select(RepairRow.key, place.label("place")).where(col(RepairRow.workflow_id).in_(workflow_ids)).subquery()
     return (

@@ -94,8 +94,8 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
 SWEPT: dict[str, tuple[dict[str, Any], bool]] = {
     "lost, and a sweep would find it in an hour": (SYNCING, True),
     "not told, and a sweep will": (UNTOLD, False),
-    "not told, and the sweep's turn is just over": (UNTOLD | {"last_sync_attempted_at": -1.16}, False),
-    "not told by the sweep whose turn it was": (UNTOLD | {"last_sync_attempted_at": -1.17}, True),
+    "not told, and the sweeps may have many others": (UNTOLD | {"last_sync_attempted_at": -23.9}, False),
+    "not told by the sweeps of a whole day": (UNTOLD | {"last_sync_attempted_at": -24.1}, True),
     "not told, and cannot be had": (UNTOLD | {"sync_status": "failed", "last_sync_attempted_at": -99}, False),
 }
 
@@ -121,7 +121,7 @@ def test_a_candidate_says_where_to_look_and_how_it_stands(database: Database, ad
     add_document("lost", account_handler=given.handler)
     add_document("untold")
     set_columns(database, "lost", given, **SYNCING, next_attempt_at=-0.2, sync_run="r1")
-    set_columns(database, "untold", given, **UNTOLD | {"last_sync_attempted_at": -2})
+    set_columns(database, "untold", given, **UNTOLD | {"last_sync_attempted_at": -25})
     lost, untold = DocumentCandidates(database).page(after=None, limit=9, now=given.noon, grace=GRACE)
     assert lost == Candidate(
         subject=Subject.DOCUMENT,
@@ -138,7 +138,7 @@ def test_pages_go_on_behind_each_other_whatever_they_find(database: Database, ad
     for number in range(9):
         add_document(f"d{number}", account_handler=given.handler)
         lost = number % 2
-        set_columns(database, f"d{number}", given, **(SYNCING if lost else UNTOLD | {"last_sync_attempted_at": -2}))
+        set_columns(database, f"d{number}", given, **(SYNCING if lost else UNTOLD | {"last_sync_attempted_at": -25}))
     everything = [f"d{number}" for number in range(9)]
     reads = DocumentCandidates(database)
     for limit in (1, 2, 4, 9, 10):

@@ -200,19 +200,21 @@ def test_the_past_of_workflows_is_theirs_alone_newest_first(repairs: RepairRepos
     assert repairs.past([]) == {}
 
 
-def test_however_much_happened_it_is_known_what_started_a_run(repairs: RepairRepository) -> None:
+def test_however_much_happened_it_is_known_what_started_a_run_and_what_refused_to(repairs: RepairRepository) -> None:
     repairs.done(asked(repairs), new_run_id="r2", now=NOON)
-    for number in range(15):
+    repairs.failed(asked(repairs, intent(run="r2")), "not at a boundary", now=NOON)
+    for number in range(25):
         wanted = intent(run="r2", epoch=f"poll/r2/{number}", action=Action.POLL_NOW)
         repairs.done(asked(repairs, wanted), now=NOON)
-    for number in range(15):
-        repairs.failed(asked(repairs, intent(run="r2")), f"error {number}", now=NOON)
+    repairs.record_failure(
+        subject=Subject.BATCH, subject_id="b1", workflow_id="batch/b1", error="cannot be looked at", now=NOON
+    )
     past = repairs.past(["batch/b1"])["batch/b1"]
     assert len(past) == 20
     assert [row.key for row in past] == sorted((row.key or 0 for row in past), reverse=True)
     assert past[-1].new_run_id == "r2"
-    assert sum(row.action is Action.POLL_NOW for row in past) == 15
-    assert past[0].error == "error 14"
+    assert past[-2].error == "not at a boundary"
+    assert [row.epoch for row in past[:18]] == [f"poll/r2/{number}" for number in range(24, 6, -1)]
 
 
 def test_repairs_are_listed_newest_first_a_page_at_a_time(repairs: RepairRepository) -> None:
