@@ -238,8 +238,8 @@ def _memory(folder: Path) -> Iterator[Path]:
     memory = Path(tempfile.mkdtemp(prefix="nightmill-chaos-", dir="/dev/shm"))
     try:
         yield memory
-        shutil.copytree(memory, folder, dirs_exist_ok=True)
     finally:
+        shutil.copytree(memory, folder, dirs_exist_ok=True)
         shutil.rmtree(memory)
 
 

@@ -15,6 +15,7 @@ from tests.chaos.judge import Change, breaks
 from tests.chaos.leftovers import connections_to, files_of, processes_of
 from tests.chaos.plan import Scale, draw
 from tests.chaos.run import run
+from tests.stack import eventually
 
 SCALE = Scale(
     batches=10, documents=2, versions=2, slicings=2, gazettes=0, workers=2, kills=3, restarts=1, outages=1,
@@ -40,7 +41,8 @@ def test_a_process_that_is_left_is_found(tmp_path: Path, mark: str) -> None:
     environment = {"TMPDIR": str(tmp_path)} if mark == "environment" else {}
     place = tmp_path if mark == "place" else Path("/")
     with subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, cwd=place) as left:
-        assert [each.split(":")[0] for each in processes_of(tmp_path, [], [])] == [f"process {left.pid}"]
+        found = eventually(lambda: processes_of(tmp_path, [], []), every=0.01)
+        assert [each.split(":")[0] for each in found] == [f"process {left.pid}"]
         assert processes_of(tmp_path, [], [left.pid]) == []
         left.communicate(b"\n")
     assert processes_of(tmp_path, [], []) == []
@@ -49,7 +51,7 @@ def test_a_process_that_is_left_is_found(tmp_path: Path, mark: str) -> None:
 def test_a_reader_of_pages_is_known_by_its_worker(tmp_path: Path) -> None:
     words = [sys.executable, "-S", "-c", "input()", "nightmill.documents.extraction_child", str(os.getpid())]
     with subprocess.Popen(words, stdin=subprocess.PIPE, env={}) as left:
-        assert len(processes_of(tmp_path, [os.getpid()], [])) == 1
+        assert len(eventually(lambda: processes_of(tmp_path, [os.getpid()], []), every=0.01)) == 1
         assert processes_of(tmp_path, [1], []) == []
         left.communicate(b"\n")
 

@@ -64,17 +64,19 @@ class Work:
             await self._insist(lambda: documents.add_account(ACCOUNT, "daily", change_handler=handler))
         async with asyncio.TaskGroup() as group:
             for batch in plan.batches:
-                group.create_task(self._guarded(self._batch(batch, began), batch.id))
+                group.create_task(self.guarded(self._batch(batch, began), batch.id))
             for document in plan.documents:
-                group.create_task(self._guarded(self._document(document, began), f"document {document.number}"))
+                group.create_task(self.guarded(self._document(document, began), f"document {document.number}"))
             for slicing in plan.slicings:
-                group.create_task(self._guarded(self._slicing(slicing, began), f"slicing {slicing.number}"))
+                group.create_task(self.guarded(self._slicing(slicing, began), f"slicing {slicing.number}"))
 
-    async def _guarded(self, job: Awaitable[None], name: str) -> None:
+    async def guarded(self, job: Awaitable[T], name: str) -> T | None:
+        """Return what a job returns; what it raises is a surprise, for users try again what is worth another try."""
         try:
-            await job
+            return await job
         except Exception as error:
             self.surprises.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+            return None
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what a call returns, made again for as long as something is away."""
