@@ -28,7 +28,12 @@ LEFT: dict[str, list[RepairState]] = {
 MADE = ("repair.done", "repair.saved")
 """Points behind which the repair has been made."""
 
-NEIGHBOURS = {("repair.found", "deleted"), ("repair.saved", "terminated"), ("repair.saved", "deleted")}
+NEIGHBOURS = {
+    ("repair.found", "deleted"),
+    ("repair.recorded", "deleted"),
+    ("repair.saved", "terminated"),
+    ("repair.saved", "deleted"),
+}
 
 
 def cases() -> list[object]:
