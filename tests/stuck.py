@@ -97,9 +97,9 @@ async def described(nightmill: Nightmill, batch_id: str) -> DescribeWorkflowExec
     )
 
 
-def make_due(nightmill: Nightmill, batch_id: str) -> None:
-    """Let what is planned for the batch have been due a minute ago, as if time had passed."""
-    due = datetime.now(UTC) - timedelta(minutes=1)
+def make_due(nightmill: Nightmill, batch_id: str, due: datetime | None = None) -> None:
+    """Let what is planned for the batch have been due a minute ago, or then, as if time had passed."""
+    due = due or datetime.now(UTC) - timedelta(minutes=1)
     batch = nightmill.assembly.batches.get(batch_id)
     with nightmill.assembly.database.transaction() as session:
         session.connection().execute(update(BatchRow).where(col(BatchRow.id) == batch_id).values(next_poll_at=due))
