@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from nightmill.errors import FileMissing, NotConfigured, StorageFull, StorageUnavailable
@@ -88,7 +89,8 @@ def open_file_store(url: str) -> FileStore:
 class LocalFileStore:
     """Files in a folder. A file appears under its name only when all of it is on the disk.
 
-    What a killed process was writing stays as `.<name>.<random>.part` beside it, and is deleted with its folder.
+    What a killed process was writing stays as `.<name>.part` beside it, until the same file is written again or its
+    folder is deleted.
     """
 
     def __init__(self, root: Path) -> None:
@@ -98,28 +100,28 @@ class LocalFileStore:
     def write(self, key: str, chunks: Iterable[bytes]) -> int:
         """See `FileStore.write`."""
         target = self._path(key)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
         total = 0
         with _storage_errors(f"writing {key}"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("xb", buffering=CHUNK)
-        try:
-            for chunk in chunks:
+            file, temporary = _open_beside(target)
+        with file:
+            try:
+                for chunk in chunks:
+                    with _storage_errors(f"writing {key}"):
+                        file.write(chunk)
+                    total += len(chunk)
                 with _storage_errors(f"writing {key}"):
-                    file.write(chunk)
-                total += len(chunk)
-            with _storage_errors(f"writing {key}"):
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                temporary.replace(target)
-                _sync_folder(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                file.close()  # tries to flush again, and may fail again
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+                    file.flush()
+                    os.fsync(file.fileno())
+                    temporary.replace(target)  # before it is closed, which gives the lock away
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                with suppress(OSError):
+                    file.close()  # tries to flush again, and may fail again
+                raise
+        with _storage_errors(f"writing {key}"):
+            _sync_folder(target.parent)
         return total
 
     def read(self, key: str, *, offset: int = 0) -> Iterator[bytes]:
@@ -289,6 +291,24 @@ def _storage_errors(what: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{what}: {error.strerror or error}"
         raise (StorageFull if error.errno in _FULL else StorageUnavailable)(reason) from error
+
+
+def _open_beside(target: Path) -> tuple[BinaryIO, Path]:
+    """Open the file that is to become `target`: what a killed process has left of one is taken over.
+
+    Whoever writes holds its lock. Where somebody does, or locks cannot be had, it is a file of another name.
+    """
+    usual = target.with_name(f".{target.name}.part")
+    with suppress(OSError), ExitStack() as stack:
+        file = stack.enter_context(usual.open("ab", buffering=CHUNK))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between the two its writer may have finished, and then it has another name by now.
+        if os.path.samestat(os.fstat(file.fileno()), usual.stat()):
+            file.truncate(0)
+            stack.pop_all()
+            return file, usual
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    return temporary.open("xb", buffering=CHUNK), temporary
 
 
 def _sync_folder(folder: Path) -> None:

@@ -161,6 +161,38 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
         writer.join()
 
 
+def test_what_a_killed_writer_left_is_gone_once_the_file_is_written_again(tmp_path: Path) -> None:
+    killed = (
+        "import os, pathlib, signal\n"
+        "from nightmill.storage.files import CHUNK, LocalFileStore\n"
+        "def chunks():\n"
+        "    yield b'x' * 2 * CHUNK\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"LocalFileStore(pathlib.Path({str(tmp_path)!r})).write('a/result', chunks())\n"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [".result.part"]
+    store = LocalFileStore(tmp_path)
+    assert store.write("a/result", [b"whole"]) == 5
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["result"]
+    assert b"".join(store.read("a/result")) == b"whole"
+
+
+def test_two_who_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"a" * 2 * CHUNK
+        store.write("x", [b"b" * 3])
+        assert b"".join(store.read("x")) == b"bbb"
+        yield b"a"
+
+    assert store.write("x", slowly()) == 2 * CHUNK + 1
+    assert b"".join(store.read("x")) == b"a" * (2 * CHUNK + 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_file_size_limit_is_no_space_and_leaves_nothing(tmp_path: Path) -> None:
     store = LocalFileStore(tmp_path)
     store.write("kept", [b"before"])
