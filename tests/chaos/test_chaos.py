@@ -25,8 +25,9 @@ SCALE = Scale(
 
 @pytest.mark.server
 @pytest.mark.kill
+@pytest.mark.timeout(300)
 def test_the_books_balance_after_kills_outages_and_terminations(tmp_path: Path) -> None:
-    ledger = asyncio.run(run(draw(1, SCALE), tmp_path / "run", 60))
+    ledger = asyncio.run(run(draw(1, SCALE), tmp_path / "run", 90))
     assert ledger.balances, "\n".join(ledger.text("make chaos"))
 
 
