@@ -163,8 +163,8 @@ class RepairRepository:
     def past(self, workflow_ids: Sequence[str]) -> dict[str, list[RepairRow]]:
         """Return the repairs of each of these workflows that has any, newest first, 20 at most.
 
-        Where there are more, those that started a run come first, then resets that failed, then other ones that were carried
-        out, then the rest: whatever else happened to a workflow, it is known how often it was repaired.
+        Where there are more, those that started a run come first, then resets that failed, then other ones that were
+        carried out, then the rest: whatever else happened to a workflow, it is known how often it was repaired.
         """
         found: dict[str, list[RepairRow]] = {}
         wanted = sorted(set(workflow_ids))
