@@ -89,12 +89,17 @@ def told(nightmill: Nightmill) -> Iterator[list[str]]:
     yield subjects
 
 
-@in_a_lane
-async def test_a_cancel_is_not_lost_where_only_the_reset_was_answered(lane: Lane) -> None:
+async def left_at_the_provider(lane: Lane) -> str:
+    """Start a batch that the provider takes for ever, and end the worker; return its id."""
     lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
     lane.sandbox.set_profile(finish_after=None)
     async with lane.running() as nightmill:
-        batch_id = await submitted(lane, nightmill)
+        return await submitted(lane, nightmill)
+
+
+@in_a_lane
+async def test_a_cancel_is_not_lost_where_only_the_reset_was_answered(lane: Lane) -> None:
+    batch_id = await left_at_the_provider(lane)
     async with nobody_works(lane) as nightmill:
         await run_of(nightmill, batch_id).cancel()
         await run_of(nightmill, batch_id).terminate("a test")
@@ -116,10 +121,7 @@ async def test_a_cancel_is_not_lost_where_only_the_reset_was_answered(lane: Lane
 
 @in_a_lane
 async def test_a_fresh_run_takes_over_the_cancel_of_one_that_could_not_be_reset(lane: Lane) -> None:
-    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await submitted(lane, nightmill)
+    batch_id = await left_at_the_provider(lane)
     async with nobody_works(lane) as nightmill:
         await run_of(nightmill, batch_id).cancel()
         await run_of(nightmill, batch_id).terminate("a test")
@@ -136,10 +138,7 @@ async def test_a_fresh_run_takes_over_the_cancel_of_one_that_could_not_be_reset(
 
 @in_a_lane
 async def test_a_reset_that_never_gets_a_clear_answer_is_told_of_once_and_a_start_takes_its_place(lane: Lane) -> None:
-    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await submitted(lane, nightmill)
+    batch_id = await left_at_the_provider(lane)
     async with nobody_works(lane) as nightmill:
         await run_of(nightmill, batch_id).terminate("a test")
         make_due(nightmill, batch_id)
@@ -156,10 +155,7 @@ async def test_a_reset_that_never_gets_a_clear_answer_is_told_of_once_and_a_star
 
 @in_a_lane
 async def test_a_server_that_has_no_time_is_asked_for_the_same_again(lane: Lane) -> None:
-    lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
-    lane.sandbox.set_profile(finish_after=None)
-    async with lane.running() as nightmill:
-        batch_id = await submitted(lane, nightmill)
+    batch_id = await left_at_the_provider(lane)
     async with nobody_works(lane) as nightmill:
         await run_of(nightmill, batch_id).terminate("a test")
         make_due(nightmill, batch_id)
