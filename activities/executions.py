@@ -315,14 +315,6 @@ class Executions:
         """Ask a batch or a part to do at once what is next."""
         await self._handle(workflow_id, run_id).signal("poll_now", rpc_timeout=PATIENCE)
 
-    async def cancel(self, workflow_id: str) -> None:
-        """Ask a workflow's present run to end in good order."""
-        await self._handle(workflow_id).cancel(rpc_timeout=PATIENCE)
-
-    async def terminate(self, workflow_id: str, run_id: str, reason: str) -> None:
-        """End a run at once, and its children with it."""
-        await self._handle(workflow_id, run_id).terminate(reason=reason, rpc_timeout=PATIENCE)
-
     async def start_batch(self, batch_id: str, *, summary: str, terminate_existing: bool = False) -> str:
         """Start a run that goes on with a stored batch from its rows; return its id, or that of the one that runs.
 

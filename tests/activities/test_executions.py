@@ -85,7 +85,7 @@ async def test_a_batch_that_ended_for_its_missing_row_says_so(scene: Scene) -> N
             assert (seen.state, seen.failure) == (RunState.COMPLETED, failure)
 
 
-# --- starting and ending
+# --- starting
 
 
 @scene
@@ -104,16 +104,8 @@ async def test_a_batch_is_started_once_and_asked_to_poll(scene: Scene) -> None:
         assert (result["batch_id"], result["reason"]) == (scene.name, "polled")
         third = await executions.start_batch(scene.name, summary="after it completed")
         assert third not in (first, second)
-    await executions.terminate(handle.id, third, "a test")
+    await scene.client.get_workflow_handle(handle.id, run_id=third).terminate("a test")
     assert (await scene.ends(handle)).state is RunState.TERMINATED
-
-
-@scene
-async def test_a_run_is_canceled_in_good_order(scene: Scene) -> None:
-    async with scene.worker():
-        handle = await scene.start("Canceled")
-        await scene.executions.cancel(handle.id)
-        assert (await scene.ends(handle)).state is RunState.COMPLETED
 
 
 @scene
