@@ -1,4 +1,4 @@
-"""What recovery sees of workflows on Temporal and does to them: describe, reset, start, signal, end.
+"""What recovery sees of workflows on Temporal and does to them: describe, reset, start, signal.
 
 How a reset behaves on the server, as measured (Server 1.32):
 
