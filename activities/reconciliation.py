@@ -141,7 +141,7 @@ def _outcome(handled: Sequence[Handled], after: str | None) -> PageOutcome:
     return PageOutcome(
         after=after,
         candidates=len(handled),
-        findings=dict(Counter(each.finding for each in handled if each.finding is not None)),
+        findings=dict(Counter(each.finding for each in handled)),
         repaired=len(views),
         failed=failed,
         skipped=len(handled) - len(views) - failed,

@@ -8,7 +8,6 @@ looked at; and a record that a dead reconciler left is settled by a look, never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.executions import CancelNotCarried, RunChanged
 from nightmill import telemetry
 from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
+from nightmill.errors import NightmillError
 from nightmill.failpoints import fail_point
 from nightmill.recovery.alarms import names_of
 from nightmill.recovery.decisions import decide
@@ -50,6 +50,9 @@ _REFUSED = frozenset(
 )
 """Answers by which a call certainly had no effect; after any other failure that is not known."""
 
+_AWAY = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED})
+"""Answers of a server, or of what stands before it, that is not there just now."""
+
 _OF_RUNNING = (Action.POLL_NOW, Action.RESET_ACTIVITY)
 """What is not found where it should be done has ended, or gone on, since it was looked at."""
 
@@ -59,12 +62,12 @@ class Handled:
     """What came of one candidate.
 
     Attributes:
-        finding: What was found; None where it could not be looked at.
+        finding: What was found.
         view: The repair, if there was one.
         failed: Whether it could not be looked at or repaired.
     """
 
-    finding: Finding | None = None
+    finding: Finding
     view: RepairView | None = None
     failed: bool = False
 
@@ -139,12 +142,16 @@ class Repairer:
     ) -> Handled:
         assert decision.action is not None  # noqa: S101 - the caller has seen to it
         repairs = self.parts.repairs
-        point = None
+        point, refusal = None, None
         if decision.action is Action.RESET and seen is not None:
-            # May take a minute, so that it comes first. What is wrong is said again by the reset, and recorded of it: a
-            # run whose history cannot be read is not looked at for ever, but replaced.
-            with suppress(Exception):
+            # May take a minute, so that it comes first. What is wrong is recorded of the reset: a run whose history
+            # cannot be read is not looked at for ever, but replaced.
+            try:
                 point = await self.executions.choose_point(candidate.workflow_id, seen.run_id, decision.finding)
+            except Exception as error:
+                if isinstance(error, RPCError) and error.status in _AWAY:
+                    raise  # nothing was done: the next tick asks again
+                refusal = error
         if await in_thread(self.parts.candidates.has_moved, candidate):
             return Handled(Finding.HEALTHY)
         asked_at = datetime.now(UTC)
@@ -168,6 +175,8 @@ class Repairer:
         if present != (seen.run_id if seen else None) or datetime.now(UTC) - asked_at > CARRIED_OUT_WITHIN:
             await in_thread(repairs.void, key, "the run is another one by now", now=datetime.now(UTC))
             return Handled(Finding.HEALTHY)
+        if refusal is not None:
+            return await self._unfinished(candidate, decision, key, refusal)
         try:
             new_run, event_id = await self._carry_out(candidate, decision, seen, point)
         except RunChanged as error:
@@ -181,7 +190,7 @@ class Repairer:
         )
         fail_point("repair.saved")
         if candidate.subject is Subject.BATCH and decision.action in SUPERSEDING:
-            await in_thread(self.parts.closer.goes_on, candidate.id)
+            await self._withdraw_attention(candidate)
         telemetry.record_repair(candidate.subject, decision.action, RepairState.DONE)
         view = _view(candidate, decision, seen, RepairState.DONE, new_run)
         activity.logger.warning(
@@ -190,16 +199,27 @@ class Repairer:
         )
         return Handled(decision.finding, view)
 
+    async def _withdraw_attention(self, candidate: Candidate) -> None:
+        """Take back what recovery said when it gave up; where the database is away just now, the batch's end does."""
+        try:
+            await in_thread(self.parts.closer.goes_on, candidate.id)
+        except NightmillError as error:
+            activity.logger.warning("attention not withdrawn", extra={**names_of(candidate), "error": str(error)})
+
     async def _unfinished(self, candidate: Candidate, decision: Decision, key: int, error: Exception) -> Handled:
         """Record what is known of a repair that raised."""
+        assert decision.action is not None  # noqa: S101 - the caller has seen to it
         repairs, now, is_news = self.parts.repairs, datetime.now(UTC), False
         if _needs_nothing(decision, error):
+            telemetry.record_repair(candidate.subject, decision.action, RepairState.VOID)
             await in_thread(repairs.void, key, _said(error)[:1_000], now=now)
             return Handled(decision.finding)
         if isinstance(error, CancelNotCarried) or (isinstance(error, RPCError) and error.status not in _REFUSED):
             # Nobody knows what came of it, or not all of it was done: a later tick looks.
+            telemetry.record_repair(candidate.subject, decision.action, RepairState.ASKED)
             await in_thread(repairs.unanswered, key, _said(error))
         else:
+            telemetry.record_repair(candidate.subject, decision.action, RepairState.FAILED)
             is_news = await in_thread(repairs.failed, key, _said(error), now=now)
         await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
         return Handled(decision.finding, failed=True)
@@ -288,7 +308,8 @@ class Repairer:
                 now=datetime.now(UTC),
             )
         await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
-        return Handled(failed=True)
+        telemetry.record_finding(candidate.subject, Finding.UNKNOWN)
+        return Handled(Finding.UNKNOWN, failed=True)
 
 
 def _said(error: Exception) -> str:

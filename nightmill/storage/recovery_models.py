@@ -39,7 +39,7 @@ class RepairRow(SQLModel, table=True):
         build: The worker's build that repaired it.
         tick: The reconciler's run.
         error: Why it failed, one line.
-        asked_at: When it was recorded, or taken over from a reconciler that died.
+        asked_at: When it was recorded.
         ended_at: When it was known what came of it.
     """
 

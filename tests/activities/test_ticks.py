@@ -1,4 +1,4 @@
-"""Of which task queues without a worker operators are told, and when."""
+"""A tick's steps by themselves: whom it tells of task queues without a worker, and how long a page may take."""
 
 from __future__ import annotations
 

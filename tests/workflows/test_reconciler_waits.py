@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import PauseActivityRequest, ResetActivit
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.client.schedules import apply_schedule, reconciler
-from nightmill.contracts import Action, BatchStatus, Finding, ReconcileSummary
+from nightmill.contracts import Action, BatchStatus, Finding, ReconcileSummary, Source
 from nightmill.sandbox import Fault
 from tests.lanes import Lane, in_a_lane, shown, until
 from tests.mailbox import Mailbox
@@ -170,6 +170,26 @@ async def test_that_nobody_listens_to_a_queue_is_told_once_and_nothing_is_done_a
     assert [tick.findings for tick in ticks] == [{Finding.NO_WORKER: 1}] * 3
     assert [tick.repairs for tick in ticks] == [()] * 3
     assert len([mail for mail in mailbox.mails if f"no worker on {queue}" in mail]) == 1
+
+
+@in_a_lane
+async def test_a_tick_that_reaches_its_bound_is_followed_by_one_that_goes_on_behind_it(lane: Lane) -> None:
+    lane_that_recovers(lane)
+    lane.set(RECONCILER__PER_TICK="1")
+    lane.sandbox.set_profile(finish_after=0.0)
+    lane.sandbox.add_faults(Fault("status", operation="batches.get", status=401, times=None))
+    async with lane.running() as nightmill:
+        for _ in range(2):
+            batch_id = await submitted(lane, nightmill)
+            await shown(nightmill, batch_id)
+            make_due(nightmill, batch_id)
+        ticks = await scheduled_ticks(nightmill, 4)
+    assert [tick.candidates for tick in ticks] == [1, 1, 0, 1]
+    first, second, third, again = (tick.go_on.get(Source.BATCHES) for tick in ticks)
+    assert first is not None
+    assert second is not None
+    assert int(first) < int(second)
+    assert (third, again) == (None, first)
 
 
 async def scheduled_ticks(nightmill: Nightmill, times: int) -> list[ReconcileSummary]:

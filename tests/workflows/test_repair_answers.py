@@ -151,6 +151,10 @@ async def test_a_reset_that_never_gets_a_clear_answer_is_told_of_once_and_a_star
         handled = await scene.handle()
         assert handled.view is not None
         assert (handled.finding, handled.view.action) == (Finding.TERMINATED, Action.START)
+    async with lane.running() as nightmill:
+        await nightmill.cancel(batch_id)
+        assert (await ended(nightmill, batch_id)).status == "canceled"
+    lane.assert_once()
 
 
 @in_a_lane
@@ -166,6 +170,10 @@ async def test_a_server_that_has_no_time_is_asked_for_the_same_again(lane: Lane)
         handled = await Scene(nightmill).handle()
         assert handled.view is not None
         assert handled.view.action is Action.RESET
+    async with lane.running() as nightmill:
+        await nightmill.cancel(batch_id)
+        assert (await ended(nightmill, batch_id)).status == "canceled"
+    lane.assert_once()
 
 
 @in_a_lane
