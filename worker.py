@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,27 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.client import Client, ScheduleActionStartWorkflow
+from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHistory
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from activities.audit import AuditActivities
-from activities.batches import BatchActivities
-from activities.changes import ChangeActivities
-from activities.crawls import CrawlActivities
-from activities.documents import DocumentActivities
-from activities.executions import Executions
-from activities.handlers import handler_workflow_finished
+from activities import wiring
 from activities.heartbeats import HeartbeatInterceptor
-from activities.other_repairs import OtherRepairs
-from activities.reconciliation import ReconcileActivities
-from activities.repairing import Repairer
 from activities.sightings import worker_identity
-from activities.slicer_health import HealthActivities
-from activities.slicing import SlicingActivities
-from activities.slicing_programs import ProgramActivities
-from activities.sweeps import SweepActivities
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
@@ -130,11 +117,10 @@ def _general_worker(client: Client, assembly: Assembly) -> Worker:
         task_queue=limits.task_queue,
         workflows=WORKFLOWS,
         activities=[
-            *_batch_activities(assembly),
-            *_document_activities(assembly),
-            *_audit_activities(assembly),
-            *_recovery_activities(client, assembly),
-            handler_workflow_finished,
+            *wiring.of_batches(assembly),
+            *wiring.of_documents(assembly),
+            *wiring.of_audits(assembly),
+            *wiring.of_recovery(client, assembly, replays=_replays(client), build=_build_id()),
         ],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
@@ -146,26 +132,11 @@ def _general_worker(client: Client, assembly: Assembly) -> Worker:
 
 def _slicing_worker(client: Client, assembly: Assembly) -> Worker:
     limits = assembly.settings.worker
-    parts = assembly.slicing
-    slicing = SlicingActivities(parts.jobs, parts.slicings, parts.breaker, parts.notices)
-    health = _health_activities(assembly)
     return Worker(
         client,
         task_queue=assembly.settings.slicing.task_queue,
         workflows=SLICING_WORKFLOWS,
-        activities=[
-            slicing.open_slicing,
-            slicing.ask_breaker,
-            slicing.record_fault,
-            slicing.finish_slicing,
-            slicing.notify_owner,
-            slicing.set_slicing_attention,
-            slicing.delete_files,
-            health.begin_canary,
-            health.judge_canary,
-            health.tell_operators,
-            health.release_parked,
-        ],
+        activities=wiring.of_slicings(assembly),
         activity_executor=ThreadPoolExecutor(SLICING_ACTIVITIES_AT_ONCE, thread_name_prefix="slicing"),
         max_concurrent_activities=SLICING_ACTIVITIES_AT_ONCE,
         max_heartbeat_throttle_interval=timedelta(seconds=2),
@@ -177,18 +148,10 @@ def _slicing_worker(client: Client, assembly: Assembly) -> Worker:
 def _programs_worker(client: Client, assembly: Assembly) -> Worker:
     """Return a worker of the slots for programs; its throttle is how soon a program hears of a cancel."""
     slicing = assembly.settings.slicing
-    programs = ProgramActivities(assembly.slicing.steps)
-    health = _health_activities(assembly)
     return Worker(
         client,
         task_queue=ids.programs_queue(slicing.task_queue),
-        activities=[
-            programs.inspect_pdf,
-            programs.read_pages,
-            programs.slice_pdf,
-            programs.find_metadata,
-            health.slice_canary,
-        ],
+        activities=wiring.of_programs(assembly),
         max_concurrent_activities=slicing.concurrency,
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),
@@ -196,9 +159,8 @@ def _programs_worker(client: Client, assembly: Assembly) -> Worker:
     )
 
 
-def _health_activities(assembly: Assembly) -> HealthActivities:
-    parts = assembly.slicing
-    return HealthActivities(parts.canaries, parts.breaker, parts.operator_notices, parts.slicings)
+def _replays(client: Client) -> Callable[[WorkflowHistory], Awaitable[bool | None]]:
+    return replays_with([*WORKFLOWS, *SLICING_WORKFLOWS], client)
 
 
 def _for_workflows(limits: WorkerSettings) -> dict[str, Any]:
@@ -217,78 +179,6 @@ def _for_all(limits: WorkerSettings) -> dict[str, Any]:
         "deployment_config": _deployment(),
         "identity": worker_identity(os.getpid(), socket.gethostname(), _build_id()),
     }
-
-
-def _batch_activities(assembly: Assembly) -> list[Callable[..., Any]]:
-    batches = BatchActivities(
-        preparer=assembly.preparer,
-        submitter=assembly.submitter,
-        poller=assembly.poller,
-        settler=assembly.settler,
-        deliverer=assembly.deliverer,
-        batches=assembly.batches,
-        notifier=assembly.notifier,
-    )
-    return [
-        batches.prepare_batch,
-        batches.submit_part,
-        batches.find_part,
-        batches.poll_part,
-        batches.cancel_part,
-        batches.harvest_part,
-        batches.settle_round,
-        batches.request_cancel,
-        batches.set_attention,
-        batches.begin_delivery,
-        batches.deliver_webhook,
-        batches.record_delivered,
-    ]
-
-
-def _document_activities(assembly: Assembly) -> list[Callable[..., Any]]:
-    documents = DocumentActivities(syncer=assembly.syncer, syncs=assembly.syncs, alerts=assembly.alerts)
-    changes = ChangeActivities(deliverer=assembly.change_deliverer, alerts=assembly.alerts)
-    sweeps = SweepActivities(assembly.sweeper)
-    crawls = CrawlActivities(assembly.crawler)
-    return [
-        documents.sync_document,
-        documents.finish_sync,
-        documents.abandon_sync,
-        changes.begin_change,
-        changes.deliver_change,
-        changes.record_change_delivered,
-        changes.set_document_attention,
-        changes.find_change_told,
-        sweeps.take_due_documents,
-        sweeps.start_document_syncs,
-        sweeps.record_sweep,
-        crawls.begin_crawl,
-        crawls.crawl_pages,
-        crawls.end_crawl,
-    ]
-
-
-def _audit_activities(assembly: Assembly) -> list[Callable[..., Any]]:
-    audit = AuditActivities(assembly.auditor, assembly.notifier)
-    return [audit.find_audit_targets, audit.audit_provider, audit.tell_audit, audit.record_audit]
-
-
-def _recovery_activities(client: Client, assembly: Assembly) -> list[Callable[..., Any]]:
-    settings, parts = assembly.settings, assembly.recovery
-    executions = Executions(
-        client,
-        replays_with([*WORKFLOWS, *SLICING_WORKFLOWS], client),
-        task_queue=settings.worker.task_queue,
-        slicing_queue=settings.slicing.task_queue,
-    )
-    recovery = ReconcileActivities(
-        repairer=Repairer(parts, assembly.batches, executions, OtherRepairs.of(client, assembly)),
-        parts=parts,
-        executions=executions,
-        settings=settings.reconciler,
-        build=_build_id(),
-    )
-    return [recovery.look_at_queues, recovery.settle_repairs, recovery.reconcile_page, recovery.record_tick]
 
 
 def _build_id() -> str:

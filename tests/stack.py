@@ -209,6 +209,8 @@ class Stack:
             "NIGHTMILL_SLICING__ISOLATION": "process",
             "NIGHTMILL_SLICING__CANARY": "false",
             "NIGHTMILL_RECONCILER__SCHEDULES": "false",
+            "NIGHTMILL_WORKER__HEALTH_PORT": "0",
+            "NIGHTMILL_WORKER__METRICS_PORT": "0",
             "TEMPORAL_ADDRESS": self.server.address,
         }
         for name, url in self.sandbox.base_urls.items():

@@ -23,6 +23,7 @@ from nightmill.errors import NotConfigured
 from nightmill.ids import TASK_QUEUE
 from nightmill.settings.base import Section
 from nightmill.settings.recovery import ReconcilerSettings
+from nightmill.settings.serving import CodecSettings, EventsSettings
 from nightmill.settings.slicing import SlicingSettings
 
 
@@ -30,6 +31,9 @@ class ProviderSettings(Section):
     """How one provider is reached."""
 
     api_key: SecretStr | None = Field(default=None, description="API key")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="OpenAI and Google only: verifies the provider's batch events (`whsec_…`)"
+    )
     base_url: str = Field(description="base address; OPENAI and XAI include `/v1`, ANTHROPIC and GOOGLE do not")
     auth_header: Literal["bearer", "api-key"] = Field(
         default="bearer", description="OpenAI only: `api-key` for Azure-style deployments"
@@ -47,6 +51,7 @@ class AccountKeySettings(Section):
     """One provider's key of an account."""
 
     api_key: SecretStr = Field(description="API key")
+    webhook_secret: SecretStr | None = Field(default=None, description="verifies batch events of this key's account")
 
 
 class BatchSettings(Section):
@@ -220,6 +225,9 @@ class WorkerSettings(Section):
     shutdown_grace: Duration = Field(
         default=timedelta(seconds=20), description="how long running activities may go on after SIGTERM"
     )
+    host: str = Field(default="127.0.0.1", description="address that health and metrics are served on")
+    health_port: int = Field(default=8081, ge=0, le=65535, description="port of `/healthz` and `/readyz`; 0: none")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="port of Prometheus' `/metrics`; 0: none")
 
 
 def _paths(value: Any) -> Any:
@@ -253,6 +261,9 @@ class Settings(BaseSettings):
     encryption_key: SecretStr | None = Field(
         default=None, description="encrypts payloads in Temporal: 32 bytes as base64, from `openssl rand -base64 32`"
     )
+    encryption_old_keys: tuple[SecretStr, ...] = Field(
+        default=(), description="JSON list of former keys, which still decrypt what they encrypted"
+    )
     log_format: Literal["auto", "json", "text"] = Field(default="auto", description="`auto`: text on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level logged")
     openai: ProviderSettings = ProviderSettings(base_url="https://api.openai.com/v1")
@@ -273,6 +284,8 @@ class Settings(BaseSettings):
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
     reconciler: ReconcilerSettings = ReconcilerSettings()
+    codec: CodecSettings = CodecSettings()
+    events: EventsSettings = EventsSettings()
     worker: WorkerSettings = WorkerSettings()
 
     @model_validator(mode="before")

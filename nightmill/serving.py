@@ -1,0 +1,83 @@
+"""Serves a small HTTP application beside other work, on the event loop of whoever starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from nightmill.errors import NotConfigured
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+CONNECTIONS = 100
+"""At once; more are told to come back (503)."""
+
+KEEP_ALIVE = 5
+"""Seconds that a connection may be idle."""
+
+STOPS_WITHIN = 2
+"""Seconds that open requests get when serving ends."""
+
+
+@asynccontextmanager
+async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIterator[str]:
+    """Serve an application within the block, and give the address at which it answers.
+
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        setting: The variable that names the port, for the message.
+
+    Raises:
+        NotConfigured: The address cannot be listened on.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Leaves signals to the process."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    listener = _listen(host, port, setting)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=STOPS_WITHIN,
+    )
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise NotConfigured(f"{setting}: cannot listen on {host}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise NotConfigured(
+            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another port"
+        ) from None
+    return listener
