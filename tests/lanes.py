@@ -56,7 +56,7 @@ async def running(stack: Stack, *, address: str | None = None) -> AsyncIterator[
 
     settings = stack.settings()
     with assembled(settings) as assembly:
-        converter = data_converter(settings.encryption_key)
+        converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
         client = await Client.connect(address or stack.server.address, data_converter=converter)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
         async with running_workers(build_workers(client, assembly)):

@@ -267,7 +267,7 @@ class Stack:
             yield assembly
 
     async def nightmill(self, assembly: Assembly) -> Nightmill:
-        converter = data_converter(assembly.settings.encryption_key)
+        converter = data_converter(assembly.settings.encryption_key, assembly.settings.encryption_old_keys)
         client = await Client.connect(self.environment["TEMPORAL_ADDRESS"], data_converter=converter)
         return Nightmill(client, assembly)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.common import HeaderCodecBehavior
 from temporalio.envconfig import ClientConfigProfile
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -37,9 +38,15 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
     except Exception as error:
         raise NotConfigured(f"Temporal profile: {error}") from error
     config.setdefault("target_host", DEFAULT_ADDRESS)
-    converter = data_converter(settings.encryption_key)
+    converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
     try:
-        return await Client.connect(**config, data_converter=converter, runtime=runtime)
+        return await Client.connect(
+            **config,
+            data_converter=converter,
+            # A header of the caller's trace may carry baggage, which is anybody's data. Without a key nothing changes.
+            header_codec_behavior=HeaderCodecBehavior.CODEC,
+            runtime=runtime,
+        )
     except RuntimeError as error:
         raise TemporalUnreachable(
             f"no Temporal server at {config['target_host']}: set TEMPORAL_ADDRESS, or start one with `nightmill dev`"

@@ -93,7 +93,7 @@ async def running(lane: Lane, batch: type) -> AsyncIterator[Nightmill]:
     """Run a worker of another build in this process, and give a client of it."""
     settings, other = lane.stack.settings(), build_of(batch)
     with assembled(settings) as assembly:
-        converter = data_converter(settings.encryption_key)
+        converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
         client = await Client.connect(lane.stack.server.address, data_converter=converter)
         await register_search_attributes(client, worker.SEARCH_ATTRIBUTES)
         async with other.running(other.build_workers(client, assembly)):
