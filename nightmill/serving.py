@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from nightmill.errors import NotConfigured
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+logger = logging.getLogger("nightmill.serving")
 
 CONNECTIONS = 100
 """At once; more are told to come back (503)."""
@@ -21,6 +25,10 @@ KEEP_ALIVE = 5
 
 STOPS_WITHIN = 2
 """Seconds that open requests get when serving ends."""
+
+
+class PortTaken(NotConfigured):
+    """Another process listens on the port already."""
 
 
 @asynccontextmanager
@@ -34,6 +42,7 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
         setting: The variable that names the port, for the message.
 
     Raises:
+        PortTaken: Another process listens there.
         NotConfigured: The address cannot be listened on.
     """
     import uvicorn
@@ -65,6 +74,37 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
         await serving
 
 
+@asynccontextmanager
+async def served_if_free(
+    app: Callable[[], ASGIApp], host: str, port: int, *, setting: str, chosen: bool
+) -> AsyncIterator[str | None]:
+    """Serve what other work can do without: as `served` does, or not at all, and give the address or None.
+
+    Not at all means: the port is 0, or another process has a port that nobody chose, as where two workers run on one
+    machine; a warning in the log says so.
+
+    Args:
+        app: Makes the application; not called where nothing is served.
+        host: Address to listen on.
+        port: Port; 0 serves nothing.
+        setting: The variable that names the port, for the message.
+        chosen: Whether someone set the port, `"health_port" in settings.worker.model_fields_set`.
+
+    Raises:
+        NotConfigured: The address cannot be listened on.
+    """
+    async with AsyncExitStack() as stack:
+        address = None
+        if port:
+            try:
+                address = await stack.enter_async_context(served(app(), host, port, setting=setting))
+            except PortTaken as error:
+                if chosen:
+                    raise
+                logger.warning("not served", extra={"reason": str(error)})
+        yield address
+
+
 def _listen(host: str, port: int, setting: str) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -77,7 +117,6 @@ def _listen(host: str, port: int, setting: str) -> socket.socket:
         listener.listen(CONNECTIONS)
     except OSError as error:
         listener.close()
-        raise NotConfigured(
-            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another port"
-        ) from None
+        kind = PortTaken if error.errno == errno.EADDRINUSE else NotConfigured
+        raise kind(f"{setting}: cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
     return listener

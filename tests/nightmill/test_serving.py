@@ -1,0 +1,105 @@
+"""Serving HTTP beside other work: where, and what becomes of a port that is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from nightmill.errors import NotConfigured
+from nightmill.serving import PortTaken, served, served_if_free
+from nightmill.web.library import httpx
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine function as a test."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+def hello() -> Starlette:
+    return Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def get(address: str) -> str:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(address)).text
+
+
+@in_a_loop
+async def test_an_application_answers_within_the_block_and_not_after_it() -> None:
+    async with served(hello(), "127.0.0.1", 0, setting="PORT") as address:
+        assert await get(address) == "hello"
+    with pytest.raises(httpx.ConnectError):
+        await get(address)
+
+
+@in_a_loop
+async def test_a_taken_port_is_named_with_its_setting(taken: int) -> None:
+    with pytest.raises(PortTaken, match=rf"^PORT: cannot listen on 127\.0\.0\.1:{taken}: .*; choose another port$"):
+        async with served(hello(), "127.0.0.1", taken, setting="PORT"):
+            pass
+
+
+@in_a_loop
+async def test_a_port_that_nobody_chose_may_be_taken(taken: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with served_if_free(hello, "127.0.0.1", taken, setting="PORT", chosen=False) as address:
+            assert address is None
+    (record,) = caplog.records
+    assert f"PORT: cannot listen on 127.0.0.1:{taken}" in vars(record)["reason"]
+
+
+@in_a_loop
+async def test_a_port_that_was_chosen_may_not(taken: int) -> None:
+    with pytest.raises(PortTaken):
+        async with served_if_free(hello, "127.0.0.1", taken, setting="PORT", chosen=True):
+            pass
+
+
+@in_a_loop
+async def test_port_0_serves_nothing() -> None:
+    def never() -> Starlette:
+        raise AssertionError
+
+    async with served_if_free(never, "127.0.0.1", 0, setting="PORT", chosen=True) as address:
+        assert address is None
+
+
+@in_a_loop
+async def test_an_address_that_is_not_this_machine_s_is_refused_though_nobody_chose_the_port() -> None:
+    with pytest.raises(NotConfigured, match=r"PORT: cannot listen on 192\.0\.2\.1:"):
+        async with served_if_free(hello, "192.0.2.1", 9464, setting="PORT", chosen=False):
+            pass
+
+
+@in_a_loop
+async def test_an_error_within_the_block_is_not_taken_for_one_of_the_port() -> None:
+    with pytest.raises(PortTaken, match="another"):
+        async with served_if_free(hello, "127.0.0.1", await asyncio.to_thread(free), setting="PORT", chosen=False):
+            raise PortTaken("another")
+
+
+def free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
