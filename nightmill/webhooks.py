@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "whsec_"
 _KEY_BYTES = range(24, 65)  # Standard Webhooks, "Signature scheme" (read 2026-11)
+_GUESSABLE = 16  # bytes; what others sign with is theirs to choose, but not so that anybody could
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ def build_delivery(*, message_id: str, body: bytes, secret: str, now: datetime) 
         "webhook-signature": signature,
     }
     return Delivery(headers, body)
+
+
+def check_secret(secret: str) -> None:
+    """Return if messages of others can be verified by `secret`.
+
+    Raises:
+        NotConfigured: It is none, or so short that it could be guessed.
+    """
+    if len(_key(secret)) < _GUESSABLE:
+        raise NotConfigured(f"the webhook secret must hold {_GUESSABLE} bytes or more")
 
 
 def verify_delivery(headers: Mapping[str, str], body: bytes, *, secret: str) -> None:

@@ -21,6 +21,7 @@ from nightmill.cli import (
     document_add,
     document_export,
     document_sync,
+    events,
     reconcile,
     sandbox,
     schedules,
@@ -68,6 +69,7 @@ slice_breaker.register(slices.app)
 reconcile.register(app)
 dev.register(app)
 worker.register(app)
+events.register(app)
 sandbox.register(app)
 doctor.register(app)
 demo.register(app)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nightmill.sandbox.events import EventSender
 from nightmill.sandbox.faults import Fault
 from nightmill.sandbox.model import Batch, Lines, Outcome, Phase, StoredFile, ids_sha
 from nightmill.sandbox.profile import DAY, Profile
@@ -35,6 +36,7 @@ class Engine:
         self.lock = threading.RLock()
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, Batch] = {}
+        self._events = EventSender(self.lock, self.refresh)
         self._folder: Path | None = None
         self._remove_folder: Callable[[], object] = lambda: None
         self._seen: dict[str, int] = {}
@@ -51,6 +53,7 @@ class Engine:
     def reset(self) -> None:
         """Forget all files and batches."""
         with self.lock:
+            self._events.forget()
             self.files.clear()
             self.batches.clear()
             self._seen.clear()
@@ -105,6 +108,7 @@ class Engine:
             batch.salt = f"{self.seed}/{batch.ids_sha}/{again}"
             self._draw(batch, custom_ids, failed)
             self.batches[batch.id] = batch
+            self._events.watch(batch)
         return batch
 
     def _draw(self, batch: Batch, custom_ids: list[str], failed: list[bool] | None) -> None:

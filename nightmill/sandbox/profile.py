@@ -40,6 +40,8 @@ class Profile:
         max_bytes: Replaces every provider's limit of bytes a file or body.
         inline_max_bytes: Replaces Gemini's limit of an inline body.
         page_size: Entries in a page when the client asks for none; None means the provider's own.
+        events_url: Where OpenAI and Gemini tell that a batch has ended, before `/openai` and `/google`; None: nowhere.
+        events_secret: What they sign that with, `whsec_…`.
     """
 
     validating_for: float = 0.0
@@ -61,6 +63,8 @@ class Profile:
     max_bytes: int | None = None
     inline_max_bytes: int | None = None
     page_size: int | None = None
+    events_url: str | None = None
+    events_secret: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("fail_ids", "rejected_keys", "forbidden_keys"):  # JSON has lists only
@@ -69,6 +73,8 @@ class Profile:
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share!r}; a share is between 0 and 1")
+        if self.events_url is not None and not self.events_secret:
+            raise ValueError("events_url is set: an event is signed, so set events_secret as well")
         if self.failure not in FAILURES:
             raise ValueError(f"failure is {self.failure!r}; choose one of {', '.join(FAILURES)}")
 
