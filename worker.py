@@ -30,8 +30,10 @@ from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
+from nightmill.client.health import checks_of, health_served
 from nightmill.client.schedules import apply_schedule, schedules_of
 from nightmill.errors import NightmillError, NotConfigured
+from nightmill.health.readiness import Health, Phase
 from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
 from nightmill.telemetry import observe_slicings, set_up_logging
@@ -214,8 +216,13 @@ async def run(settings: Settings) -> None:
         SchemaOutdated: The database is of another version.
         NightmillError: Temporal or the database cannot be used.
     """
+    async with health_served(settings, _build_id()) as health:
+        await _work(settings, health)
+
+
+async def _work(settings: Settings, health: Health) -> None:
     with assembled(settings) as assembly:
-        schema.check(assembly.database)
+        await asyncio.to_thread(schema.check, assembly.database)  # while we wait for it we are alive, and say so
         client = await connect(settings)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
         workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
@@ -223,9 +230,15 @@ async def run(settings: Settings) -> None:
             await asyncio.to_thread(assembly.slicing.scratch.sweep)
             _observe_slicings(assembly)
         await _make_schedules(client, settings)
+        health.checks, health.phase = checks_of(client, workers, assembly.database), Phase.RUNNING
         stop = asyncio.Event()
+
+        def drain() -> None:
+            health.phase = Phase.DRAINING
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, drain)
         async with running(workers):
             queues = ",".join(worker.task_queue for worker in workers)
             logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
