@@ -13,7 +13,7 @@ from nightmill.errors import NightmillError
 
 logger = logging.getLogger("nightmill.health")
 
-FRESH = 3.0
+FRESH = 2.0
 """Seconds for which a look is told again. Probes come every few seconds: however many ask, each thing is looked at once
 in this time."""
 

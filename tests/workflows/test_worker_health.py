@@ -63,7 +63,7 @@ def wait_until(port: int, status: str, **checks: bool) -> dict[str, Any]:
         as_given = all(said["checks"].get(name, {}).get("ok") is ok for name, ok in checks.items())
         return dict(said) if said["status"] == status and as_given else None
 
-    return dict(eventually(found))
+    return dict(eventually(found, every=0.2))
 
 
 def test_a_worker_is_ready_while_it_can_work_and_alive_whatever_it_lacks(
@@ -90,7 +90,7 @@ def test_a_worker_is_ready_while_it_can_work_and_alive_whatever_it_lacks(
 
     asked = threading.Event()
     sandbox.add_faults(
-        Fault("call", operation="batches.create", call=asked.set), Fault("delay", operation="batches.create", seconds=3)
+        Fault("call", operation="batches.create", call=asked.set), Fault("delay", operation="batches.create", seconds=2)
     )
     with own.assembly() as assembly:
 
