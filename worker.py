@@ -20,6 +20,7 @@ from typing import Any
 from temporalio import activity, workflow
 from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHistory
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import Runtime
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -31,6 +32,7 @@ from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.client.health import checks_of, health_served
+from nightmill.client.runtime import worker_runtime
 from nightmill.client.schedules import apply_schedule, schedules_of
 from nightmill.errors import NightmillError, NotConfigured
 from nightmill.health.readiness import Health, Phase
@@ -216,14 +218,14 @@ async def run(settings: Settings) -> None:
         SchemaOutdated: The database is of another version.
         NightmillError: Temporal or the database cannot be used.
     """
-    async with health_served(settings, _build_id()) as health:
-        await _work(settings, health)
+    async with health_served(settings, _build_id()) as health, worker_runtime(settings, _build_id()) as runtime:
+        await _work(settings, health, runtime)
 
 
-async def _work(settings: Settings, health: Health) -> None:
+async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
     with assembled(settings) as assembly:
         await asyncio.to_thread(schema.check, assembly.database)  # while we wait for it we are alive, and say so
-        client = await connect(settings)
+        client = await connect(settings, runtime=runtime)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
         workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
         if settings.slicing.task_queue in queues_of(settings):

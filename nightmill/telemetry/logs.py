@@ -1,4 +1,7 @@
-"""Logs: JSON lines off a terminal, readable text on one; values are in fields, never in the message."""
+"""Logs: JSON lines off a terminal, readable text on one; values are in fields, never in the message.
+
+A JSON line that belongs to a trace names it, by `trace_id` and `span_id` as OpenTelemetry's tools write them.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import trace
+
 if TYPE_CHECKING:
     from nightmill.settings import Settings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_TEMPORAL = frozenset({"temporal_activity", "temporal_workflow", "__temporal_task_identifier"})
+_TEMPORAL = frozenset({"temporal_activity", "temporal_workflow", "temporal_log", "__temporal_task_identifier"})
+_NOISY = ("httpx", "httpcore", "alembic", "temporalio", "urllib3", "opentelemetry", "uvicorn")
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return what was passed as `extra`."""
     return {
         k: v for k, v in vars(record).items() if k not in _STANDARD and k not in _TEMPORAL and not k.startswith("_")
@@ -32,7 +38,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **fields_of(record),
+            **_trace(),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -44,10 +51,18 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items() if value is not None)
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items() if value is not None)
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         text = f"{when} {record.levelname:<7} {record.getMessage()}  {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _trace() -> dict[str, str]:
+    """Return the trace and the span that the calling thread works in, if any."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": trace.format_trace_id(context.trace_id), "span_id": trace.format_span_id(context.span_id)}
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -58,5 +73,5 @@ def set_up_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    for noisy in ("httpx", "httpcore", "alembic", "temporalio"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
