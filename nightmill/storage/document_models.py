@@ -22,6 +22,7 @@ _OPTIONAL_JSON = JSON(none_as_null=True)
 
 # The documents whose handler was not told of their content; the databases spell that differently.
 _UNTOLD = "content_fingerprint IS NOT NULL AND handled_fingerprint IS {} content_fingerprint"
+_WAITS_FOR_A_PERSON = text("needs_attention IS NOT NULL")
 
 
 def _belongs_to(table: str) -> Any:
@@ -106,6 +107,7 @@ class DocumentRow(SQLModel, table=True):
             sqlite_where=text(_UNTOLD.format("NOT")),
             postgresql_where=text(_UNTOLD.format("DISTINCT FROM")),
         ),
+        Index("ix_documents_attention", "key", sqlite_where=_WAITS_FOR_A_PERSON, postgresql_where=_WAITS_FOR_A_PERSON),
     )
 
     key: int | None = Field(default=None, sa_column=Column(BIG_KEY, primary_key=True, autoincrement=True))
