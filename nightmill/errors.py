@@ -44,6 +44,7 @@
         ├── SlicingNotFound
         ├── SlicingSuperseded       the run has ended, or another one works on the document by now
         ├── BatchNotFound
+        │   └── BatchDeleted        its requests and results were deleted
         ├── WorkflowFailed          a bug: batches end in a status, workflows do not fail
         ├── BatchConflict           the batch is in a state that does not allow this
         ├── RunSuperseded           the run was reset or started afresh: another one goes on
@@ -380,6 +381,12 @@ class BatchNotFound(PermanentError):
     """No batch has this id."""
 
     code = "batch_not_found"
+
+
+class BatchDeleted(BatchNotFound):
+    """The batch was deleted: what had become of it is known, its requests and results are gone."""
+
+    code = "batch_deleted"
 
 
 class WorkflowFailed(PermanentError):

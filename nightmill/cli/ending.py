@@ -31,6 +31,7 @@ _BY_ERROR_CODE = {
     "invalid_input": ExitCode.USAGE,
     "over_budget": ExitCode.USAGE,
     "batch_not_found": ExitCode.USAGE,
+    "batch_deleted": ExitCode.USAGE,
     "account_not_found": ExitCode.USAGE,
     "document_not_found": ExitCode.USAGE,
     "crawl_not_found": ExitCode.USAGE,

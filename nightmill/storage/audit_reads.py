@@ -103,10 +103,12 @@ class AuditReads:
             after = keys[-1]
 
     def owned(self, key: int) -> OwnedPart | None:
-        """Return a row that owns a provider batch, with its batch; None: it is gone, or owns none any more."""
+        """Return a row that owns a provider batch, with its batch; None: it owns none any more, or nobody misses it."""
         query = _with_batches().where(
-            ProviderBatchRow.key == key, col(ProviderBatchRow.provider_batch_id).is_not(None)
-        )  # fmt: skip
+            ProviderBatchRow.key == key,
+            col(ProviderBatchRow.provider_batch_id).is_not(None),
+            col(BatchRow.deleted_at).is_(None),
+        )
         with self.database.reading() as session:
             return session.exec(query).first()
 

@@ -17,6 +17,8 @@ from sqlmodel import Column, Field, SQLModel, UniqueConstraint
 from nightmill.contracts import BatchStatus
 from nightmill.storage.columns import BIG_KEY, UtcDateTime, Word, time_column
 
+BATCH_IS_HALF_DELETED = "deleted_at IS NOT NULL AND emptied_at IS NULL"
+
 BATCH_IS_OPEN = "results_fetched_at IS NULL OR handler_dispatched_at IS NULL"
 """A gate is open, as it is of every batch until it is terminal."""
 
@@ -34,6 +36,10 @@ class BatchRow(SQLModel, table=True):
         results_fetched_at: The results gate: every part is harvested and the terminal status is written.
         handler_dispatched_at: The handler gate: the handler succeeded, or nobody wants to be told.
         dispatches: How often the handler was told to be called by an operator or for the first time.
+        deleted_at: When somebody deleted it. This row and its provider batches stay, so that the id is not used twice
+            and an audit knows what is ours.
+        emptied_at: When its requests, outcomes and files were all gone after that.
+        summary: What had become of a deleted one: `BatchSummary` as JSON, without metadata.
     """
 
     __tablename__ = "batches"
@@ -67,6 +73,9 @@ class BatchRow(SQLModel, table=True):
     results_fetched_at: datetime | None = time_column()
     handler_dispatched_at: datetime | None = time_column()
     dispatches: int = 0
+    deleted_at: datetime | None = time_column()
+    emptied_at: datetime | None = time_column()
+    summary: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
     @property
     def budget_decimal(self) -> Decimal:
@@ -77,6 +86,12 @@ class BatchRow(SQLModel, table=True):
         Index("ix_batches_status_next_poll_at", "status", "next_poll_at"),
         # What recovery looks through; see `nightmill.storage.candidates`.
         Index("ix_batches_open", "key", sqlite_where=text(BATCH_IS_OPEN), postgresql_where=text(BATCH_IS_OPEN)),
+        Index(
+            "ix_batches_half_deleted",
+            "key",
+            sqlite_where=text(BATCH_IS_HALF_DELETED),
+            postgresql_where=text(BATCH_IS_HALF_DELETED),
+        ),
     )
 
 

@@ -321,6 +321,7 @@ class OutcomeRepository:
 
         Raises:
             BatchNotFound: There is no such batch.
+            BatchDeleted: It was deleted, perhaps while it was read.
         """
         return results.read_results(self._db, batch_id, page=page)
 

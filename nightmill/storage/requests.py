@@ -95,8 +95,10 @@ class RequestRepository:
                 count = _write_spool(spool, requests)
                 spool.seek(0)
             with self._db.transaction() as session:
-                if session.exec(select(BatchRow.key).where(BatchRow.id == batch.id)).first() is not None:
-                    raise BatchConflict(f"batch {batch.id} exists already")
+                taken = session.exec(select(BatchRow.deleted_at).where(BatchRow.id == batch.id)).all()
+                if taken:  # by one that was deleted, too: whoever repeats a submission must not pay twice
+                    deleted = f" and was deleted on {taken[0]:%Y-%m-%d}; use another id" if taken[0] else ""
+                    raise BatchConflict(f"batch {batch.id} exists already{deleted}")
                 batch.requests = count
                 session.add(batch)
                 try:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from nightmill.contracts import BatchSummary, Counts, Tokens
-from nightmill.errors import BatchNotFound
+from nightmill.errors import BatchDeleted, BatchNotFound
 from nightmill.storage.models import BatchRow
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def summarize(db: Database, batch_id: str) -> BatchSummary:
     """See `OutcomeRepository.summarize`."""
     with db.reading() as session:
         batch = _batch(session, batch_id)
+        if batch.deleted_at is not None:
+            return BatchSummary.model_validate(batch.summary)
         values = {"batch": batch.key, "round": batch.round}
         by_code = session.connection().execute(_BY_CODE, values).fetchall()
         sums = session.connection().execute(_SUMS, values).one()
@@ -132,6 +134,14 @@ def progress(db: Database, batch_id: str) -> Counts:
     """See `OutcomeRepository.progress`."""
     with db.reading() as session:
         batch = _batch(session, batch_id)
+        if batch.deleted_at is not None:
+            kept = BatchSummary.model_validate(batch.summary)
+            return Counts(
+                total=kept.total,
+                succeeded=kept.completed,
+                failed=kept.failed,
+                pending=kept.total - kept.completed - kept.failed,
+            )
         rows = session.connection().execute(_PROGRESS, {"batch": batch.key, "round": batch.round})
         counted = {bool(row.ok): int(row.number) for row in rows}
     succeeded, failed = counted.get(True, 0), counted.get(False, 0)
@@ -143,17 +153,30 @@ def progress(db: Database, batch_id: str) -> Counts:
 def read_results(db: Database, batch_id: str, *, page: int) -> Iterator[Result]:
     """See `OutcomeRepository.results`."""
     with db.reading() as session:
-        batch_key = _batch(session, batch_id).key
-    return _read(db, {"batch": batch_key, "after": -1}, page)
+        batch = _batch(session, batch_id)
+        insist_on_rows(session, batch_id)
+    return _read(db, batch_id, {"batch": batch.key, "after": -1}, page)
 
 
-def _read(db: Database, values: dict[str, Any], page: int) -> Iterator[Result]:
+def insist_on_rows(session: Session, batch_id: str) -> None:
+    """Return if the batch has all its requests and outcomes; asked after they were read, they were all there.
+
+    Raises:
+        BatchDeleted: It was deleted.
+    """
+    deleted_at = session.exec(select(BatchRow.deleted_at).where(BatchRow.id == batch_id)).first()
+    if deleted_at is not None:
+        raise BatchDeleted(f"batch {batch_id} was deleted on {deleted_at:%Y-%m-%d}: its requests and results are gone")
+
+
+def _read(db: Database, batch_id: str, values: dict[str, Any], page: int) -> Iterator[Result]:
     size = min(page, _FIRST_PAGE)
     while True:
         with db.reading() as session:
             connection = session.connection()
             requests = connection.execute(_REQUESTS, values | {"rows": size}).fetchall()
             if not requests:
+                insist_on_rows(session, batch_id)  # deleted meanwhile: the end came too early
                 return
             ends = {"first": requests[0].seq, "last": requests[-1].seq}
             rows = connection.execute(_ATTEMPTS, values | ends).fetchall()

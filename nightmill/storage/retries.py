@@ -11,6 +11,7 @@ from sqlmodel import select
 from nightmill.completions.requests import StoredRequest
 from nightmill.errors import BatchNotFound, InvalidInput
 from nightmill.storage.models import BatchRow
+from nightmill.storage.results import insist_on_rows
 
 if TYPE_CHECKING:
     from nightmill.storage.engine import Database
@@ -33,6 +34,7 @@ def failed_requests(db: Database, batch_id: str, *, only_retriable: bool) -> Ite
 
     Raises:
         BatchNotFound: There is no such batch.
+        BatchDeleted: It was deleted, perhaps just now.
         InvalidInput: Nothing failed.
     """
     with db.reading() as session:
@@ -56,6 +58,8 @@ def failed_requests(db: Database, batch_id: str, *, only_retriable: bool) -> Ite
         if len(rows) < PAGE_ROWS:
             break
         values["after"] = rows[-1].seq
+    with db.reading() as session:
+        insist_on_rows(session, batch_id)
     if not seq:
         what = "failed with an error that may pass" if only_retriable else "failed"
         raise InvalidInput(f"batch {batch_id}: no completion {what}, there is nothing to send again")

@@ -55,6 +55,7 @@ class SlicingRow(SQLModel, table=True):
         parked_at: When this run had to wait for the breaker first; the order in which parked work goes on.
         ended_at: When the run ended.
         created_at: When the document was first asked for.
+        asked_at: When a client asked for it last; its run may not have begun since.
     """
 
     __tablename__ = "slicings"
@@ -93,6 +94,7 @@ class SlicingRow(SQLModel, table=True):
     parked_at: datetime | None = time_column()
     ended_at: datetime | None = time_column()
     created_at: datetime = time_column(nullable=False)
+    asked_at: datetime | None = time_column()
 
 
 class SliceRow(SQLModel, table=True):

@@ -63,7 +63,7 @@ class SlicingRepository(SlicingReads):
         """
         with self.database.transaction() as session:
             row = self._made(session, sha256, profile, now)
-            row.name, row.source = name, _shown(source)
+            row.name, row.source, row.asked_at = name, _shown(source), now
             if row.status.is_terminal:
                 row.notify, row.user_metadata = list(notify), dict(metadata)
             else:
