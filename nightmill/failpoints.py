@@ -88,6 +88,14 @@ RECOVERY_POINTS = (
     "repair.saved",
 )
 
+PRUNE_POINTS = (
+    "prune.marked",
+    "prune.files_deleted",
+    "prune.in_transaction",
+    "prune.page_deleted",
+    "prune.slicing_deleted",
+)
+
 _ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")
 
 

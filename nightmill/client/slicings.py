@@ -82,9 +82,9 @@ class Slicings:
         given = self._checked(source=f"{STORED}{path.name}", profile=profile, notify=notify, metadata=metadata)
         try:
             sha256 = await asyncio.to_thread(self.assembly.slicing.originals.put, path)
+            await self._start(sha256, given, path)
         except DocumentFault as error:
             raise InvalidInput(str(error)) from error
-        await self._start(sha256, given)
         return sha256
 
     async def slice_from(
@@ -122,7 +122,7 @@ class Slicings:
         find_profile(self.assembly.settings.slicing, asked.profile)
         return asked
 
-    async def _start(self, sha256: str, asked: SlicingInput) -> None:
+    async def _start(self, sha256: str, asked: SlicingInput, path: Path | None = None) -> None:
         row = await asyncio.to_thread(
             self.assembly.slicing.slicings.add,
             sha256,
@@ -133,6 +133,8 @@ class Slicings:
             metadata=asked.metadata,
             now=datetime.now(UTC),
         )
+        if path is not None:  # before there was a row, a prune may have taken away what was stored
+            await asyncio.to_thread(self.assembly.slicing.originals.put_again, path, sha256)
         # Whom to tell is in the row: a webhook's address may hold a token, which has no place in a history.
         given = SlicingInput(source=asked.source, profile=asked.profile)
         try:

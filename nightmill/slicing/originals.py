@@ -65,9 +65,18 @@ class Originals:
         for chunk in self._bounded(_read(path)):
             digest.update(chunk)
         sha256 = digest.hexdigest()
+        self.put_again(path, sha256)
+        return sha256
+
+    def put_again(self, path: Path, sha256: str) -> None:
+        """Store a file of this machine, unless it is there.
+
+        Raises:
+            DocumentFault: It cannot be read.
+            TransientError: The file storage is away.
+        """
         if self.files.size(keys.original(sha256)) is None:
             self.files.write(keys.original(sha256), self._verified(_read(path), sha256))
-        return sha256
 
     def copy(self, sha256: str, target: Path) -> None:
         """Write a PDF that is kept to a new file; one that does not have its hash any more is an error.

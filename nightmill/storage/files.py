@@ -9,9 +9,9 @@ import re
 import secrets
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from nightmill.errors import FileMissing, NotConfigured, StorageFull, StorageUnavailable
@@ -27,6 +27,19 @@ _OBJECT_SCHEMES = ("s3", "gs", "az")
 _PART = re.compile(r"[A-Za-z0-9_@=+,~-][A-Za-z0-9_@=+,~.-]{0,199}")
 _MAX_KEY = 900  # S3 and GCS allow 1,024 bytes, the URL's own prefix included
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class StoredFile(NamedTuple):
+    """A file of a store.
+
+    Attributes:
+        size: Bytes.
+        modified_at: When it was written, by the store's clock.
+    """
+
+    key: str
+    size: int
+    modified_at: datetime
 
 
 class FileStore(Protocol):
@@ -60,6 +73,10 @@ class FileStore(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Delete the file `prefix` and all files under `prefix/`. What is gone already is no error."""
+        ...
+
+    def listed(self, prefix: str) -> Iterator[StoredFile]:
+        """Yield all files under `prefix/`, those of one folder after each other."""
         ...
 
 
@@ -102,8 +119,12 @@ class LocalFileStore:
         target = self._path(key)
         total = 0
         with _storage_errors(f"writing {key}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file, temporary = _open_beside(target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file, temporary = _open_beside(target)
+            except FileNotFoundError:  # a prune took the folder away that was empty until now; it takes new ones never
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file, temporary = _open_beside(target)
         with file:
             try:
                 for chunk in chunks:
@@ -152,6 +173,15 @@ class LocalFileStore:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+    def listed(self, prefix: str) -> Iterator[StoredFile]:
+        """See `FileStore.listed`."""
+        for folder, names in folders(self._path(prefix)):
+            for name in sorted(each for each in names if not each.startswith(".")):
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    yield StoredFile(str(path.relative_to(self.root)), found.st_size, utc(found.st_mtime))
 
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
@@ -263,6 +293,18 @@ class ObjectFileStore:
         with suppress(FileMissing), self._errors(f"deleting {prefix}"):
             self._obstore.delete(self._store, prefix)
 
+    def listed(self, prefix: str) -> Iterator[StoredFile]:
+        """See `FileStore.listed`."""
+        with self._errors(f"listing {_checked(prefix)}"):
+            pages = iter(self._obstore.list(self._store, prefix=prefix))
+        while True:
+            with self._errors(f"listing {prefix}"):
+                page = next(pages, None)
+            if page is None:
+                return
+            for meta in page:
+                yield StoredFile(meta["path"], meta["size"], meta["last_modified"])
+
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         known = self._obstore.exceptions
@@ -309,6 +351,27 @@ def _open_beside(target: Path) -> tuple[BinaryIO, Path]:
             return file, usual
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
     return temporary.open("xb", buffering=CHUNK), temporary
+
+
+def folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and each one below with the names of its files; nothing where there is none.
+
+    Raises:
+        StorageUnavailable: One cannot be read.
+    """
+
+    def tell(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise StorageUnavailable(f"listing {root.name}: {error.strerror or error}") from error
+
+    for folder, below, names in os.walk(root, onerror=tell):
+        below.sort()
+        yield folder, names
+
+
+def utc(seconds: float) -> datetime:
+    """Return a file's time."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,202 @@
+"""Deletes what has ended long ago, or counts it.
+
+Rows go in short transactions. Of a batch they go after its files, for its row says that it is being deleted; of a
+slicing before its files, which belong to nothing from then on and are found by the next prune where this one is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from nightmill.errors import InvalidInput
+from nightmill.failpoints import fail_point
+from nightmill.retention.deleting import BatchDeleter, Went
+from nightmill.retention.model import SHORTEST, Kind, Tally, Tell
+from nightmill.retention.orphans import Orphans
+from nightmill.slicing import keys
+from nightmill.storage.pruning_batches import BatchPruning
+from nightmill.storage.pruning_documents import DocumentPruning
+from nightmill.storage.pruning_repairs import RepairPruning
+from nightmill.storage.pruning_slicings import SlicingPruning
+
+if TYPE_CHECKING:
+    from nightmill.storage.engine import Database
+    from nightmill.storage.files import FileStore, StoredFile
+    from nightmill.storage.pruning_documents import DocumentsGoing
+    from nightmill.storage.pruning_slicings import GoneSlicing
+
+logger = logging.getLogger(__name__)
+
+ALL = tuple(Kind)
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Counts and deletes. Any thread may use it; several at once, in any processes, do no harm.
+
+    Attributes:
+        database: The database.
+        files: The file storage.
+    """
+
+    database: Database
+    files: FileStore
+
+    @property
+    def deleter(self) -> BatchDeleter:
+        """Deletes single batches."""
+        return BatchDeleter(BatchPruning(self.database), self.files)
+
+    def count(self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = ALL) -> Tally:
+        """Return what a prune would delete now. Reads only.
+
+        Raises:
+            InvalidInput: The age is less than a day.
+            StorageUnavailable: The database or the file storage is away.
+        """
+        tally = _begun(older_than, now)
+        before = tally.before
+        if Kind.BATCHES in kinds:
+            batches = self._batches.count(before)
+            tally.add(Kind.BATCHES, "batches", batches.batches)
+            tally.add(Kind.BATCHES, "requests", batches.requests, batches.bytes)
+        if {Kind.BATCHES, Kind.FILES} & set(kinds):
+            self._count_files_of_batches(tally, kinds)
+        if Kind.SLICINGS in kinds:
+            slicings = SlicingPruning(self.database).count(before, now)
+            tally.add(Kind.SLICINGS, "slicings", slicings.slicings, slicings.bytes)
+            for what in ("attempts", "notices", "transitions"):
+                tally.add(Kind.SLICINGS, what, getattr(slicings, what))
+        if Kind.DOCUMENTS in kinds:
+            _add_documents(tally, DocumentPruning(self.database).count(before))
+        if Kind.REPAIRS in kinds:
+            tally.add(Kind.REPAIRS, "repairs", RepairPruning(self.database).count(before))
+        if Kind.FILES in kinds:
+            for found in self._orphans.of_slicings(before):
+                tally.add(Kind.FILES, "files", len(found.files), _size(found.files))
+            for size in self._orphans.leavings(before, delete=False):
+                tally.add(Kind.FILES, "files", 1, size)
+        return tally
+
+    def prune(
+        self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = ALL, tell: Tell = lambda _: None
+    ) -> Tally:
+        """Delete what ended longer ago than that, and return what was deleted; `tell` hears of it as it goes.
+
+        It can be interrupted at any point and done again. What is still open, waits for somebody or is to be told to
+        somebody stays.
+
+        Raises:
+            InvalidInput: The age is less than a day.
+            StorageUnavailable: The database or the file storage is away; what was deleted until then is deleted.
+        """
+        tally = _begun(older_than, now)
+        tally.tell = tell
+        for kind, prune in (
+            (Kind.BATCHES, self._prune_batches),
+            (Kind.SLICINGS, self._prune_slicings),
+            (Kind.DOCUMENTS, self._prune_documents),
+            (Kind.REPAIRS, self._prune_repairs),
+            (Kind.FILES, self._prune_files),
+        ):
+            if kind in kinds:
+                prune(tally, now)
+        logger.info(
+            "pruned", extra={"before": tally.before} | {what: pile.number for (_, what), pile in tally.piles.items()}
+        )
+        return tally
+
+    @property
+    def _batches(self) -> BatchPruning:
+        return BatchPruning(self.database)
+
+    @property
+    def _orphans(self) -> Orphans:
+        return Orphans(self.files, self._batches, SlicingPruning(self.database))
+
+    def _count_files_of_batches(self, tally: Tally, kinds: Collection[Kind]) -> None:
+        for found in self._orphans.of_batches(tally.before):
+            if found.goes and Kind.BATCHES in kinds:
+                tally.add(Kind.BATCHES, "result files", len(found.files), _size(found.files))
+            elif not found.goes and Kind.FILES in kinds:
+                tally.add(Kind.FILES, "files", len(found.files), _size(found.files))
+
+    def _prune_batches(self, tally: Tally, _now: datetime) -> None:
+        deleter = self.deleter
+
+        def tell(went: Went) -> None:
+            tally.add(Kind.BATCHES, *went)
+
+        for batch_id in self._batches.half_deleted():  # somebody was interrupted
+            deleter.empty(batch_id, tell=tell)
+            tally.add(Kind.BATCHES, "batches", 1)
+        for batch_id in self._batches.due(tally.before):
+            if deleter.delete(batch_id, before=tally.before, tell=tell):
+                tally.add(Kind.BATCHES, "batches", 1)
+
+    def _prune_slicings(self, tally: Tally, now: datetime) -> None:
+        rows = SlicingPruning(self.database)
+        for gone in rows.delete_slicings(tally.before, now):
+            fail_point("prune.slicing_deleted")
+            size = self._delete_slicing_files(gone)
+            tally.add(Kind.SLICINGS, "slicings", 1, size)
+        for what, number in rows.delete_leavings(tally.before):
+            tally.add(Kind.SLICINGS, what, number)
+
+    def _delete_slicing_files(self, gone: GoneSlicing) -> int:
+        """Delete the files of a slicing's runs, and its PDF unless another profile has sliced it; return their size."""
+        begins = tuple(f"{keys.run(gone.sha256, gone.profile, run)}/" for run in gone.runs)
+        begins += tuple(f"{keys.run(gone.sha256, gone.profile, 'raw')}/{run}-" for run in gone.runs)
+        size = 0
+        for file in self.files.listed(f"slicings/{gone.sha256}/{gone.profile}"):
+            if file.key.startswith(begins):
+                self.files.delete(file.key)
+                size += file.size
+        original = keys.original(gone.sha256)
+        size_of_original = self.files.size(original) or 0
+        if SlicingPruning(self.database).if_unknown(gone.sha256, lambda: self.files.delete(original)):
+            size += size_of_original
+        return size
+
+    def _prune_documents(self, tally: Tally, _now: datetime) -> None:
+        for deleted in DocumentPruning(self.database).prune(tally.before):
+            _add_documents(tally, deleted)
+
+    def _prune_repairs(self, tally: Tally, _now: datetime) -> None:
+        for deleted in RepairPruning(self.database).prune(tally.before):
+            tally.add(Kind.REPAIRS, "repairs", deleted)
+
+    def _prune_files(self, tally: Tally, _now: datetime) -> None:
+        orphans = self._orphans
+        found = (each for each in orphans.of_batches(tally.before) if not each.goes)
+        for each in chain(found, orphans.of_slicings(tally.before)):
+            tally.add(Kind.FILES, "files", orphans.delete(each), _size(each.files))
+        for size in orphans.leavings(tally.before, delete=True):
+            tally.add(Kind.FILES, "files", 1, size)
+
+
+def _begun(older_than: timedelta, now: datetime) -> Tally:
+    if older_than < SHORTEST:
+        raise InvalidInput(
+            f"older than {older_than}: what is younger than a day is never pruned; give days as in 30d or P30D "
+            "(a number alone is seconds)"
+        )
+    try:
+        return Tally(now - older_than)
+    except OverflowError:
+        raise InvalidInput(f"older than {older_than.days:,} days: nothing is that old") from None
+
+
+def _add_documents(tally: Tally, going: DocumentsGoing) -> None:
+    tally.add(Kind.DOCUMENTS, "texts", going.texts, going.characters)
+    for what in ("events", "crawls", "hosts", "sweeps"):
+        tally.add(Kind.DOCUMENTS, what, getattr(going, what))
+
+
+def _size(files: Iterable[StoredFile]) -> int:
+    return sum(file.size for file in files)
