@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from nightmill.cli import (
     account,
     batch,
+    codec,
     db,
     demo,
     dev,
@@ -71,6 +72,7 @@ dev.register(app)
 worker.register(app)
 events.register(app)
 sandbox.register(app)
+codec.register(app)
 doctor.register(app)
 demo.register(app)
 
