@@ -13,6 +13,9 @@ from nightmill.cli.output import note
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
 
+SERVICE = "nightmill-events"
+"""Its name in telemetry, unless `OTEL_SERVICE_NAME` gives another one."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -44,15 +47,19 @@ def events(
 async def _serve(assembly: Assembly, host: str, port: int) -> None:
     from nightmill.client.connection import connect
     from nightmill.client.events import EventReceiver
+    from nightmill.client.runtime import worker_runtime
     from nightmill.events.endpoints import endpoints_of
     from nightmill.serving import served
     from nightmill.storage.event_reads import EventReads
 
-    endpoints = endpoints_of(assembly.settings)
-    receiver = EventReceiver(await connect(assembly.settings), EventReads(assembly.database), endpoints)
+    settings = assembly.settings
+    endpoints = endpoints_of(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with served(receiver.app(), host, port, setting="NIGHTMILL_EVENTS__PORT") as address:
-        note(f"Listening for events of providers: {', '.join(address + path for path in sorted(endpoints))}")
-        await stop.wait()
+    async with worker_runtime(settings, None, service=SERVICE) as runtime:
+        temporal = await connect(settings, runtime=runtime)
+        receiver = EventReceiver(temporal, EventReads(assembly.database), endpoints)
+        async with served(receiver.app(), host, port, setting="NIGHTMILL_EVENTS__PORT") as address:
+            note(f"Listening for providers' events: {', '.join(address + path for path in sorted(endpoints))}")
+            await stop.wait()

@@ -56,14 +56,16 @@ _Labels = tuple[tuple[str, str | int | float | bool], ...]
 
 
 @asynccontextmanager
-async def worker_runtime(settings: Settings, build: str) -> AsyncIterator[Runtime]:
+async def worker_runtime(settings: Settings, build: str | None, *, service: str = WORKER) -> AsyncIterator[Runtime]:
     """Start a worker's telemetry, serve its `/metrics`, and give a runtime to connect with; stop it all at the end.
+
+    Other processes that serve beside workers do the same under a `service` of their own.
 
     Raises:
         NotConfigured: A variable asks for what is not there, or the port that was set cannot be listened on.
     """
     own = settings.worker
-    started = start_telemetry(WORKER, build=build, prometheus=own.metrics_port > 0)
+    started = start_telemetry(service, build=build, prometheus=own.metrics_port > 0)
 
     def app() -> ASGIApp:
         from nightmill.telemetry.exposition import metrics_app
