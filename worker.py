@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from nightmill.errors import NightmillError, NotConfigured
 from nightmill.health.readiness import Health, Phase
 from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
-from nightmill.telemetry import observe_slicings, set_up_logging
+from nightmill.telemetry import set_up_logging
+from nightmill.telemetry.observing import observe
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch
 from workflows.document_slicing import DocumentSlicing
@@ -230,7 +231,7 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
         workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
         if settings.slicing.task_queue in queues_of(settings):
             await asyncio.to_thread(assembly.slicing.scratch.sweep)
-            _observe_slicings(assembly)
+        observe(assembly, queues_of(settings))
         await _make_schedules(client, settings)
         health.checks, health.phase = checks_of(client, workers, assembly.database), Phase.RUNNING
         stop = asyncio.Event()
@@ -246,14 +247,6 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
             logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
             await stop.wait()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
-
-
-def _observe_slicings(assembly: Assembly) -> None:
-    parts = assembly.slicing
-    observe_slicings(
-        oldest_running=lambda: parts.slicings.oldest_running(datetime.now(UTC)),
-        breakers=lambda: {row.profile: row.state for row in parts.breakers.all()},
-    )
 
 
 async def _make_schedules(client: Client, settings: Settings) -> None:

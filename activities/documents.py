@@ -58,7 +58,7 @@ class DocumentActivities:
                     str(error)[:LONGEST_MESSAGE], type=type(error).__name__, next_retry_delay=AFTER_OUR_OWN_FAULT
                 ) from error
         outcome = attempt.outcome
-        telemetry.record_sync(outcome)
+        telemetry.record_sync(outcome, lag=attempt.lag)
         if attempt.needs_attention is not None:
             self.alerts.document(outcome.document_id, outcome.account, attempt.needs_attention)
         if attempt.retry_after is not None:

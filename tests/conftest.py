@@ -25,6 +25,7 @@ from nightmill.storage import schema
 from nightmill.storage.engine import Database, open_database
 
 if TYPE_CHECKING:
+    from tests.measuring import Measured
     from tests.stack import TemporalServer
 
 QUICK = DatabaseSettings(
@@ -201,6 +202,17 @@ def database(database_url: str) -> Iterator[Database]:
     db = open_database(database_url, QUICK)
     yield db
     db.close()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """What this process measures from now on."""
+    from nightmill.telemetry import instruments
+    from tests.measuring import Measured
+
+    found = Measured()
+    monkeypatch.setattr(instruments, "of_this_process", lambda: found.instruments)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from nightmill.contracts import BatchStatus, PartRef, PollInput, PollOutcome
 from nightmill.errors import BatchNotFound, NightmillError, NotFound, ProviderUnavailable, TransientError
 from nightmill.failpoints import fail_point
+from nightmill.telemetry import PollResult, record_poll, record_poll_lag
 
 if TYPE_CHECKING:
     from nightmill.completions.submission import ProviderFor
+    from nightmill.providers.base import ProviderStatus
     from nightmill.storage.models import BatchRow, ProviderBatchRow
     from nightmill.storage.provider_batches import ProviderBatchRepository
 
@@ -59,11 +61,17 @@ class Poller:
             logger.info("already terminal", extra={**_names(batch, part), "handler_dispatched_at": _text(batch)})
             return PollOutcome(status=part.status, provider_status=part.provider_status)
         logger.info("polling", extra={**_names(batch, part), "attempt": asked.attempt, "status": part.status})
+        if part.next_poll_at is not None:
+            record_poll_lag(batch.provider, datetime.now(UTC) - part.next_poll_at)
         try:
             status = self.provider_for(batch.provider, batch.account).status(part.provider_batch_id)
         except NightmillError as error:
+            failure = self._judge(error, batch, part, asked)
+            is_transient = isinstance(failure, TransientError)
+            record_poll(batch.provider, PollResult.TRANSIENT if is_transient else PollResult.PERMANENT)
             self.parts.record_failed_poll(ref, next_poll_at=_next_poll(error, asked), attempt=asked.attempt)
-            raise self._judge(error, batch, part, asked) from error
+            raise failure from error
+        record_poll(batch.provider, _result(status))
         fail_point("poll.asked")
         previous = self.parts.record_poll(ref, status, next_poll_at=asked.next_poll_at, attempt=asked.attempt)
         if status.over_quota:
@@ -141,6 +149,12 @@ class Poller:
         if answer is None:
             return None
         return PollOutcome(status=answer.status, provider_status=answer.raw, counts=answer.counts, reason=answer.reason)
+
+
+def _result(status: ProviderStatus) -> PollResult:
+    if status.over_quota:
+        return PollResult.OVER_QUOTA
+    return PollResult.TERMINAL if status.status.is_terminal else PollResult.OPEN
 
 
 def _next_poll(error: NightmillError, asked: PollInput) -> datetime:

@@ -30,6 +30,7 @@ from nightmill.errors import (
     TransientError,
 )
 from nightmill.failpoints import fail_point
+from nightmill.telemetry import record_batch
 
 if TYPE_CHECKING:
     from nightmill.completions.ingest import Harvester
@@ -177,17 +178,30 @@ class Settler:
 
     def _settle_round(self, asked: RoundInput) -> RoundOutcome:
         batch = self.batches.get(asked.batch_id)
-        if not batch.status.is_terminal:
+        if batch.status.is_terminal:
+            summary = self.summary(batch.id)
+        else:
             if self._another_round_is_due(batch, asked.round):
                 parts = self.plan_round(batch, asked.round + 1, now=asked.now)
                 return RoundOutcome(next_round=asked.round + 1, parts=parts)
             status, reason = self.batches.round_verdict(batch.id)
-            status = self.batches.finish(
-                batch.id, status, reason=reason, now=datetime.now(UTC), dispatch=self.wants_to_know(batch, status)
-            )
-            logger.info("terminal", extra={"batch": batch.id, "status": status, "reason": reason})
+            summary = self.finish(batch, status, reason=reason)
+            logger.info("terminal", extra={"batch": batch.id, "status": summary.status, "reason": reason})
         fail_point("round.finished")
-        return RoundOutcome(summary=self.summary(batch.id))
+        return RoundOutcome(summary=summary)
+
+    def finish(self, batch: BatchRow, status: BatchStatus, *, reason: str | None) -> BatchSummary:
+        """Write how a batch ends, unless it has ended, and count that; return what became of it.
+
+        What is counted is lost where the worker dies after the commit and before the count, and never counted twice.
+        """
+        now = datetime.now(UTC)
+        dispatch = self.wants_to_know(batch, status)
+        end = self.batches.finish(batch.id, status, reason=reason, now=now, dispatch=dispatch)
+        summary = self.summary(batch.id)
+        if end.is_new:
+            record_batch(summary, provider=batch.provider, model=batch.model, duration=now - batch.created_at)
+        return summary
 
     def _another_round_is_due(self, batch: BatchRow, round_: int) -> bool:
         if batch.round > round_:

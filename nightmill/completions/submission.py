@@ -29,6 +29,7 @@ from nightmill.failpoints import fail_point
 from nightmill.ids import part_tag
 from nightmill.providers.base import Candidate, Created, MalformedEntry
 from nightmill.storage.submission_records import CreateTurn
+from nightmill.telemetry import record_created
 
 if TYPE_CHECKING:
     from nightmill.providers.base import BatchProvider, RequestLines
@@ -163,6 +164,7 @@ class Submitter:
                 raise
             logger.warning("create's answer lost", extra={**_names(ref), "error": str(error)})
             return self._uncertain(ref, str(error)[:1000])
+        record_created(batch.provider)
         fail_point("create.sent")
         # Said before it is stored: what cannot be stored, as the run is superseded, is found by this line or the audit.
         logger.info("created", extra={**_names(ref), "provider_batch_id": created.provider_batch_id})
@@ -236,6 +238,7 @@ class Submitter:
         )
         if not adopted:
             return self._not_found(part)
+        record_created(batch.provider)
         logger.info("adopted", extra={**_names(ref), "provider_batch_id": chosen.provider_batch_id})
         return self._submitted(ref)
 

@@ -34,11 +34,13 @@ class Attempt:
         outcome: The record of it.
         retry_after: When to try again; None: the sync is over.
         needs_attention: What a person is to be told, where this is new.
+        lag: How late a sync that a sweep asked for began after the document was due; of its first attempt only.
     """
 
     outcome: SyncOutcome
     retry_after: timedelta | None = None
     needs_attention: str | None = None
+    lag: timedelta | None = None
 
 
 class AttemptState:

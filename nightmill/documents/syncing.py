@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -104,7 +104,7 @@ class Syncer:
             return Attempt(SyncOutcome(document_id=asked.document_id, result=SyncResult.SKIPPED, reason="gone"))
         run = _Run(self, stored, asked, started)
         try:
-            return run.attempt()
+            return replace(run.attempt(), lag=run.lag)
         except DocumentNotFound:
             return Attempt(run.state.outcome(SyncResult.SKIPPED, reason="gone"))
         except SyncSuperseded:
@@ -120,6 +120,7 @@ class _Run:
         self._settings = syncer.settings
         self._asked = asked
         self._state = self.state = AttemptState(stored, syncer.settings, started)
+        self.lag: timedelta | None = None
 
     @property
     def _row(self) -> DocumentRow:
@@ -146,6 +147,8 @@ class _Run:
                 if isinstance(begun, Skip):
                     return Attempt(self._state.outcome(SyncResult.SKIPPED, reason=begun.reason))
                 self._state.begun(begun)
+                if self._asked.trigger is Trigger.SWEEP and begun.attempt == 1:
+                    self.lag = now() - (begun.row.next_sync_at or begun.row.created_at)
                 fail_point("sync.begun")
                 return self._guarded(lambda: self._fetch(visit))
         except HostBusy as error:

@@ -55,10 +55,7 @@ class Closer:
             )
             self.settler.settle_part(end, heartbeat=lambda _: None)
         self._unsubmitted(batch_id)  # whoever was about to submit has done so by now, or finds it settled
-        dispatch = self.settler.wants_to_know(batch, BatchStatus.FAILED)
-        status = self.batches.finish(
-            batch_id, BatchStatus.FAILED, reason=reason, now=datetime.now(UTC), dispatch=dispatch
-        )
+        status = self.settler.finish(batch, BatchStatus.FAILED, reason=reason).status
         logger.warning("refused", extra={"batch": batch_id, "status": status, "reason": reason})
         return status
 

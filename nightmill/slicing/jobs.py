@@ -122,7 +122,8 @@ class SlicingJobs:
             row = self.slicings.finish(done, (), scheduled_at=scheduled_at, now=now)
         fail_point("slicing.finished")
         summary = summary_of(row)
-        record_slicing(summary, queue_wait=row.started_at - row.queued_at if row.started_at else None)
+        if row.ended_at == now:  # otherwise it was written, and counted, before
+            record_slicing(summary, queue_wait=row.started_at - row.queued_at if row.started_at else None)
         told = 0 if row.status is SlicingStatus.CANCELED else len(row.notify)
         return FinishedSlicing(summary=summary, notices=told)
 

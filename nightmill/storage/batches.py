@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, exists, func, select
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
     from nightmill.completions.planning import Part
     from nightmill.storage.engine import Database
+
+
+class BatchEnd(NamedTuple):
+    """How a batch has ended.
+
+    Attributes:
+        status: The terminal status in force.
+        is_new: Whether it was written just now; what is counted of a batch is counted then.
+    """
+
+    status: BatchStatus
+    is_new: bool
 
 
 def load_batch(session: Session, batch_id: str, *, lock: bool = False, fenced: bool = True) -> BatchRow:
@@ -80,10 +92,12 @@ class BatchRepository:
         provider: str | None = None,
         account: str | None = None,
         needs_attention: bool = False,
+        deleted: bool = False,
         limit: int = 50,
     ) -> list[BatchRow]:
-        """Return batches, newest first."""
+        """Return batches, newest first: those that were deleted, or those that were not."""
         query = select(BatchRow).order_by(col(BatchRow.created_at).desc(), col(BatchRow.key).desc()).limit(limit)
+        query = query.where(col(BatchRow.deleted_at).is_not(None) if deleted else col(BatchRow.deleted_at).is_(None))
         if status:
             query = query.where(col(BatchRow.status).in_(status))
         if provider:
@@ -214,8 +228,8 @@ class BatchRepository:
 
     def finish(
         self, batch_id: str, status: BatchStatus, *, reason: str | None, now: datetime, dispatch: bool
-    ) -> BatchStatus:
-        """Write the terminal status and the results gate; a status written before stays. Return the one in force.
+    ) -> BatchEnd:
+        """Write the terminal status and the results gate; a status written before stays.
 
         Args:
             batch_id: The batch.
@@ -227,7 +241,7 @@ class BatchRepository:
         with self.database.transaction() as session:
             batch = load_batch(session, batch_id, lock=True)
             if batch.status in TERMINAL:
-                return batch.status
+                return BatchEnd(batch.status, is_new=False)
             batch.status = status
             batch.reason = reason
             batch.needs_attention = None
@@ -238,7 +252,7 @@ class BatchRepository:
             if not dispatch:
                 batch.handler_dispatched_at = now
             session.add(batch)
-            return status
+            return BatchEnd(status, is_new=True)
 
     def begin_dispatch(self, batch_id: str, dispatch: int) -> bool:
         """Store that the handler is about to be called; return False where it succeeded before."""

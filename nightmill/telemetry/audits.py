@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics
+from nightmill.telemetry import instruments, metrics
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter
-
     from nightmill.contracts import AuditSummary
 
 _logger = logging.getLogger("nightmill.recovery")
-
-
-@cache
-def _counter(name: str, unit: str, description: str) -> Counter:
-    return metrics.get_meter("nightmill").create_counter(f"nightmill.audit.{name}", unit=unit, description=description)
 
 
 def record_audit(summary: AuditSummary) -> None:
@@ -37,8 +29,13 @@ def record_audit(summary: AuditSummary) -> None:
     }
     needs_a_look = summary.news or summary.failures
     _logger.log(logging.ERROR if needs_a_look else logging.INFO, "provider audit", extra=fields)
-    _counter("listed", "{batch}", "provider batches that audits listed").add(summary.listed)
-    _counter("failures", "{key}", "keys that audits could not look at").add(len(summary.failures))
-    findings = _counter("findings", "{batch}", "provider batches with which something is wrong, by kind")
+    measure = instruments.of_this_process()
+    measure.add(metrics.AUDIT_LISTED, summary.listed, {})
+    measure.add(metrics.AUDIT_FAILURES, len(summary.failures), {})
     for kind, count in summary.counts.items():
-        findings.add(count, {"kind": kind.value})
+        measure.add(metrics.AUDIT_FINDINGS, count, {"kind": kind.value})
+
+
+def begin_audits() -> None:
+    """Let the series begin that alerts count, so that they see the first event."""
+    instruments.of_this_process().add(metrics.AUDIT_FAILURES, 0, {})

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-from functools import cache
+import itertools
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics
+from nightmill.contracts import Action, RepairState, Subject
+from nightmill.telemetry import instruments, metrics
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from opentelemetry.metrics import Counter, Histogram
-
-    from nightmill.contracts import Action, Finding, RepairState, Subject
-
-
-@cache
-def _findings() -> Counter:
-    return metrics.get_meter("nightmill").create_counter(
-        "nightmill.reconciler.findings", unit="{candidate}", description="candidates by what was found of them"
-    )
-
-
-@cache
-def _repairs() -> Counter:
-    return metrics.get_meter("nightmill").create_counter(
-        "nightmill.reconciler.repairs", unit="{repair}", description="repairs by action and how far they came"
-    )
-
-
-@cache
-def _ticks() -> Histogram:
-    return metrics.get_meter("nightmill").create_histogram(
-        "nightmill.reconciler.duration", unit="s", description="how long a run of the reconciler or a sweep took"
-    )
+    from nightmill.contracts import Finding
 
 
 def record_finding(subject: Subject, finding: Finding) -> None:
     """Count a candidate."""
-    _findings().add(1, {"subject": subject.value, "finding": finding.value})
+    labels = {"subject": subject.value, "finding": finding.value}
+    instruments.of_this_process().add(metrics.RECONCILER_FINDINGS, 1, labels)
 
 
 def record_repair(subject: Subject, action: Action, state: RepairState) -> None:
     """Count a repair."""
-    _repairs().add(1, {"subject": subject.value, "action": action.value, "state": state.value})
+    _count_repairs(subject, action, state, 1)
 
 
 def record_tick(workflow: str, duration: timedelta) -> None:
     """Record a run of the reconciler or of a sweep."""
-    _ticks().record(duration.total_seconds(), {"workflow": workflow})
+    instruments.of_this_process().record(metrics.RECONCILER_DURATION, duration.total_seconds(), {"workflow": workflow})
+
+
+def begin_repairs() -> None:
+    """Let the series of failed repairs begin, so that alerts see the first one."""
+    for subject, action in itertools.product(Subject, Action):
+        _count_repairs(subject, action, RepairState.FAILED, 0)
+
+
+def _count_repairs(subject: Subject, action: Action, state: RepairState, number: int) -> None:
+    labels = {"subject": subject.value, "action": action.value, "state": state.value}
+    instruments.of_this_process().add(metrics.RECONCILER_REPAIRS, number, labels)

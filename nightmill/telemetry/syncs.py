@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics
+from nightmill.contracts import SyncResult
+from nightmill.telemetry import instruments, metrics
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram
-
     from nightmill.contracts import SyncOutcome
 
 _documents = logging.getLogger("nightmill.documents")
 
 
-@cache
-def _syncs() -> Counter:
-    return metrics.get_meter("nightmill").create_counter(
-        "nightmill.document.syncs", unit="{sync}", description="attempts to sync a document, by what they came to"
-    )
+def record_sync(outcome: SyncOutcome, *, lag: timedelta | None = None) -> None:
+    """Write the one log record of an attempt to sync a document, and measure it (D14).
 
-
-@cache
-def _sync_durations() -> Histogram:
-    return metrics.get_meter("nightmill").create_histogram(
-        "nightmill.document.sync.duration", unit="ms", description="how long attempts to sync a document took"
-    )
-
-
-def record_sync(outcome: SyncOutcome) -> None:
-    """Write the one log record and count the one metric of an attempt to sync a document (D14)."""
+    Args:
+        outcome: What it came to.
+        lag: How late it began after the document was due; None where nobody waited for that.
+    """
+    code = outcome.error_code.value if outcome.error_code else None
     fields = {
         "document": outcome.document_id,
         "account": outcome.account,
         "collection": outcome.collection,
         "result": outcome.result.value,
-        "error_code": outcome.error_code.value if outcome.error_code else None,
+        "error_code": code,
         "reason": outcome.reason,
         "exception_class": outcome.exception_class,
         "attempt": outcome.attempt,
@@ -45,6 +36,14 @@ def record_sync(outcome: SyncOutcome) -> None:
     }
     _documents.info("document sync", extra=fields)
     # Neither account nor document: a metric's labels are kept for ever, and customers come and go.
-    labels = {"result": outcome.result.value, "error_code": fields["error_code"] or ""}
-    _syncs().add(1, labels)
-    _sync_durations().record(outcome.duration_ms, {"result": outcome.result.value})
+    measure, result = instruments.of_this_process(), {"result": outcome.result.value}
+    measure.add(metrics.DOCUMENT_SYNCS, 1, result | {"error_code": code or ""})
+    measure.record(metrics.DOCUMENT_SYNC_DURATION, outcome.duration_ms / 1_000, result)
+    if lag is not None:
+        measure.record(metrics.DOCUMENT_SYNC_LAG, max(lag.total_seconds(), 0), {})
+
+
+def begin_syncs() -> None:
+    """Let the series begin that alerts count, so that they see the first event."""
+    for result in SyncResult:
+        instruments.of_this_process().add(metrics.DOCUMENT_SYNCS, 0, {"result": result.value, "error_code": ""})

@@ -1,50 +1,25 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
 
-from nightmill.contracts import BreakerState, SlicingErrorCode, SlicingRef, SlicingStatus, SlicingSummary
-from nightmill.errors import StorageUnavailable
+from nightmill.contracts import SlicingErrorCode, SlicingRef, SlicingStatus, SlicingSummary
 from nightmill.storage.slicing_attempts import NewAttempt
-from nightmill.telemetry import SlicingMetrics, record_program, record_slicing, redacted, slicings
+from nightmill.telemetry import record_program, record_slicing, redacted, slicings
 from nightmill.telemetry.redaction import without_secrets
+from tests.measuring import Measured
 
 SHA256 = "ab" * 32
 MiB = 1024 * 1024
 
 
-class Meter:
-    """The metrics of a process, as whoever collects them sees them."""
-
-    def __init__(self) -> None:
-        self.reader = InMemoryMetricReader()
-        self.provider = MeterProvider(metric_readers=[self.reader])
-        self.instruments = SlicingMetrics(self.provider.get_meter("test"))
-
-    def points(self) -> dict[str, list[Any]]:
-        data = self.reader.get_metrics_data()
-        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
-        return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
-
-    def labels(self) -> set[str]:
-        return {
-            str(value) for points in self.points().values() for point in points for value in point.attributes.values()
-        }
-
-
-@pytest.fixture
-def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
-    """Stands in for the process's own, which can be set only once."""
-    made = Meter()
-    monkeypatch.setattr(slicings, "_process_metrics", lambda: made.instruments)
-    return made
+def labels(measured: Measured) -> set[str]:
+    points = [point for found in measured.points().values() for point in found]
+    return {str(value) for point in points for value in point.attributes.values()}
 
 
 def a_run(**fields: Any) -> NewAttempt:
@@ -77,7 +52,7 @@ def a_summary(**fields: Any) -> SlicingSummary:
     return SlicingSummary(**given | fields)
 
 
-def test_a_program_leaves_one_record_of_what_it_took(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_leaves_one_record_of_what_it_took(measured: Measured, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "nightmill.slicing"):
         record_program(a_run(stderr_tail="cut 34 slices"))
     [record] = caplog.records
@@ -97,7 +72,7 @@ def test_a_program_leaves_one_record_of_what_it_took(meter: Meter, caplog: pytes
     ],
 )
 def test_a_failed_program_is_an_error_with_the_end_of_what_it_said(
-    meter: Meter, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
+    measured: Measured, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
 ) -> None:
     tail = "x" * 50_000 + " token=geheim Traceback: no page"
     record_program(a_run(stderr_tail=tail, **fields))
@@ -107,10 +82,10 @@ def test_a_failed_program_is_an_error_with_the_end_of_what_it_said(
     assert len(vars(record)["stderr"]) == slicings.MAX_STDERR
 
 
-def test_programs_are_measured_by_step_and_by_how_they_ended(meter: Meter) -> None:
+def test_programs_are_measured_by_step_and_by_how_they_ended(measured: Measured) -> None:
     record_program(a_run())
     record_program(a_run(step="metadata", error_code=SlicingErrorCode.STALL_CLOCK, peak_memory=0))
-    points = meter.points()
+    points = measured.points()
     durations = {
         (p.attributes["step"], p.attributes["error_code"]): p for p in points["nightmill.slicing.program.duration"]
     }
@@ -120,14 +95,14 @@ def test_programs_are_measured_by_step_and_by_how_they_ended(meter: Meter) -> No
     assert (memory.attributes["step"], memory.sum) == ("slice", 80 * MiB)
 
 
-def test_slicings_are_measured_by_what_they_came_to(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+def test_slicings_are_measured_by_what_they_came_to(measured: Measured, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "nightmill.slicing"):
         record_slicing(a_summary(), queue_wait=timedelta(seconds=4))
         record_slicing(a_summary(status=SlicingStatus.NEEDS_REVIEW))
         failed = a_summary(status=SlicingStatus.FAILED, error_code=SlicingErrorCode.TIMED_OUT, message="timed out")
         record_slicing(failed, queue_wait=timedelta(0))
         record_slicing(a_summary(status=SlicingStatus.CANCELED, duration=None))
-    points = meter.points()
+    points = measured.points()
     outcomes = {
         (p.attributes["status"], p.attributes["error_code"]): p.value for p in points["nightmill.slicing.outcomes"]
     }
@@ -144,52 +119,19 @@ def test_slicings_are_measured_by_what_they_came_to(meter: Meter, caplog: pytest
     assert [vars(record)["queue_wait_ms"] for record in caplog.records] == [4_000, None, 0, None]
 
 
-def test_the_alerts_times_are_boundaries_of_their_histograms(meter: Meter) -> None:
+def test_the_alerts_times_are_boundaries_of_their_histograms(measured: Measured) -> None:
     record_slicing(a_summary())
-    [point] = meter.points()["nightmill.slicing.duration"]
+    [point] = measured.points()["nightmill.slicing.duration"]
     assert isinstance(point, HistogramDataPoint)
     assert {600.0, 900.0, 1_200.0, 1_800.0} <= set(point.explicit_bounds)
 
 
-def test_no_label_names_a_document(meter: Meter) -> None:
+def test_no_label_names_a_document(measured: Measured) -> None:
     record_program(a_run())
     record_slicing(a_summary(status=SlicingStatus.FAILED, message="a message"), queue_wait=timedelta(1))
     assert not {
-        label for label in meter.labels() if SHA256[:12] in label or label in ("gazette.pdf", "a message", "run-1")
+        label for label in labels(measured) if SHA256[:12] in label or label in ("gazette.pdf", "a message", "run-1")
     }
-
-
-def test_whoever_collects_sees_how_things_stand_now(meter: Meter) -> None:
-    ages = [timedelta(minutes=21), None]
-    states = {"gazette": BreakerState.HELD_OPEN, "outline": BreakerState.CLOSED}
-    slicings.observe_slicings(oldest_running=lambda: ages.pop(0), breakers=lambda: states)
-    with tempfile.TemporaryFile():
-        points = meter.points()
-        here = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
-    assert [p.value for p in points["nightmill.slicing.oldest"]] == [1_260]
-    assert {p.attributes["profile"]: p.value for p in points["nightmill.slicing.breaker"]} == {
-        "gazette": 3,
-        "outline": 0,
-    }
-    [memory] = points["nightmill.worker.memory"]
-    assert 20 * MiB < memory.value < 2_000 * MiB
-    [descriptors] = points["nightmill.worker.open_descriptors"]
-    assert abs(descriptors.value - here) <= 2
-    assert [p.value for p in meter.points()["nightmill.slicing.oldest"]] == [0]  # none runs
-
-
-def test_a_database_that_is_away_leaves_a_gap_and_the_other_gauges(
-    meter: Meter, caplog: pytest.LogCaptureFixture
-) -> None:
-    def away() -> Any:
-        raise StorageUnavailable("the database is away")
-
-    slicings.observe_slicings(oldest_running=away, breakers=away)
-    points = meter.points()
-    assert not points.get("nightmill.slicing.oldest")
-    assert points["nightmill.worker.memory"]
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
-    assert all(record.exc_info is None for record in caplog.records)
 
 
 @pytest.mark.parametrize(
