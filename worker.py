@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import logging
 import os
 import signal
@@ -19,9 +18,8 @@ from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHistory
-from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.runtime import Runtime
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities import wiring
@@ -30,6 +28,7 @@ from activities.sightings import worker_identity
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
+from nightmill.client import deployment
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.client.health import checks_of, health_served
 from nightmill.client.runtime import worker_runtime
@@ -181,35 +180,17 @@ def _for_all(limits: WorkerSettings) -> dict[str, Any]:
     return {
         "graceful_shutdown_timeout": limits.shutdown_grace,
         "interceptors": [HeartbeatInterceptor(), AdmissionInterceptor()],
-        "deployment_config": _deployment(),
+        "deployment_config": _deployment().config(),
         "identity": worker_identity(os.getpid(), socket.gethostname(), _build_id()),
     }
 
 
 def _build_id() -> str:
-    return os.environ.get("TEMPORAL_WORKER_BUILD_ID") or hash_of_code(Path(__file__).parent)
+    return os.environ.get(deployment.BUILD_ID) or deployment.hash_of_code(Path(__file__).parent)
 
 
-def _deployment() -> WorkerDeploymentConfig:
-    """Name the build; versioning is on only when deployment name and build id are both given (O9)."""
-    name = os.environ.get("TEMPORAL_DEPLOYMENT_NAME")
-    build = os.environ.get("TEMPORAL_WORKER_BUILD_ID")
-    return WorkerDeploymentConfig(
-        version=WorkerDeploymentVersion(name or "nightmill", _build_id()),
-        use_worker_versioning=bool(name and build),
-        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE
-        if name and build
-        else VersioningBehavior.UNSPECIFIED,
-    )
-
-
-def hash_of_code(folder: Path) -> str:
-    """Return what tells a build: it changes with workflows, and the contracts and ids they are made of."""
-    digest = hashlib.sha256()
-    for pattern in ("workflows/*.py", "nightmill/contracts/*.py", "nightmill/ids.py"):
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+def _deployment() -> deployment.Deployment:
+    return deployment.deployment_of(os.environ, _build_id())
 
 
 async def run(settings: Settings) -> None:
@@ -228,6 +209,8 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
         await asyncio.to_thread(schema.check, assembly.database)  # while we wait for it we are alive, and say so
         client = await connect(settings, runtime=runtime)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
+        own = _deployment()
+        own.tell_half()
         workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
         if settings.slicing.task_queue in queues_of(settings):
             await asyncio.to_thread(assembly.slicing.scratch.sweep)
@@ -245,6 +228,8 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
         async with running(workers):
             queues = ",".join(worker.task_queue for worker in workers)
             logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
+            programs = ids.programs_queue(settings.slicing.task_queue)
+            await deployment.tell_share(client, own, [one.task_queue for one in workers], programs=programs)
             await stop.wait()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
 

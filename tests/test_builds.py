@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import worker
+from nightmill.client.deployment import hash_of_code
 
 ROOT = Path(worker.__file__).parent
 
@@ -28,8 +29,8 @@ def test_a_change_of_what_workflows_are_made_of_is_another_build(
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("nightmill/ids.py", "nightmill/errors.py"):
         shutil.copy(ROOT / name, tmp_path / name)
-    before = worker.hash_of_code(tmp_path)
-    assert before == worker.hash_of_code(ROOT)
+    before = hash_of_code(tmp_path)
+    assert before == hash_of_code(ROOT)
     with (tmp_path / changed).open("a") as file:
         file.write("\n")
-    assert (worker.hash_of_code(tmp_path) != before) is is_another
+    assert (hash_of_code(tmp_path) != before) is is_another
