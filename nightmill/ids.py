@@ -71,6 +71,17 @@ def batch_id_of(workflow_id: str) -> str:
     return _inner(workflow_id, _PREFIX, "a batch runs as batch/<batch id>")
 
 
+def subject_of(workflow_id: str) -> tuple[str, str] | None:
+    """Return what a workflow is about, and its id: of `batch/x/0/1` that is `("batch", "x")`; None if not known.
+
+    A slicing's id is the SHA-256 of its PDF.
+    """
+    kind, _, rest = workflow_id.partition("/")
+    name = {_PREFIX: "batch", _DOCUMENT: "document", _CRAWL: "crawl", _SLICE: "slicing"}.get(f"{kind}/")
+    found = rest.partition("/")[0]
+    return (name, found) if name and found else None
+
+
 def part_workflow_id(batch_id: str, round_: int, part: int) -> str:
     """Return `batch/<batch id>/<round>/<part>`, the child that follows one provider batch."""
     return f"{_PREFIX}{batch_id}/{round_}/{part}"

@@ -35,6 +35,7 @@ from nightmill.cli import (
 )
 from nightmill.cli.ending import ExitCode, exit_code_of
 from nightmill.cli.output import note, one_line
+from nightmill.cli.tracing import command_traced
 from nightmill.errors import NightmillError
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     verbose = _take_verbose(given)
     _set_up_streams(verbose)
     try:
-        return int(app(given, prog_name="nightmill", standalone_mode=False) or 0)
+        with command_traced(given):
+            return int(app(given, prog_name="nightmill", standalone_mode=False) or 0)
     except TyperException as error:
         return _wrong_usage(error)
     except NightmillError as error:

@@ -11,8 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,32 +65,23 @@ class Telemetry:
         self._cuts.clear()
 
 
-@contextmanager
-def telemetry(service: str, *, build: str | None = None, prometheus: bool = False) -> Iterator[Telemetry]:
-    """Start what is asked for, and stop it at the end of the block.
+def start_telemetry(
+    service: str, *, build: str | None = None, prometheus: bool = False, only_traces: bool = False
+) -> Telemetry:
+    """Set this process's providers as the variables ask; the caller stops them. Nothing is imported for nothing.
 
     Args:
         service: Name of the service, unless a variable gives another one.
         build: Which build of the workflows' code this is.
         prometheus: Measure for Prometheus, whatever the variables say of metrics.
-
-    Raises:
-        NotConfigured: A variable asks for what is not there.
-    """
-    started = start_telemetry(service, build=build, prometheus=prometheus)
-    try:
-        yield started
-    finally:
-        started.stop()
-
-
-def start_telemetry(service: str, *, build: str | None = None, prometheus: bool = False) -> Telemetry:
-    """Set this process's providers as the variables ask; see `telemetry`. Nothing is imported for nothing.
+        only_traces: For a process that ends soon and has nothing to measure.
 
     Raises:
         NotConfigured: A variable asks for what is not there.
     """
     asked = asked_of(os.environ)
+    if only_traces:
+        asked = Asked(disabled=asked.disabled, traces=asked.traces)
     found = Telemetry()
     prometheus = prometheus and not asked.disabled
     if prometheus or asked.traces or asked.metrics or asked.logs:

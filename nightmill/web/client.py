@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from nightmill.errors import BodyTooLarge, ForeignHost, NotConfigured, ProviderUnavailable, RequestRefused
+from nightmill.telemetry.calls import Call
 from nightmill.web.classify import (
     RETRIABLE_STATUSES,
     Redactor,
@@ -25,6 +26,8 @@ from nightmill.web.uploads import exactly, multipart
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Mapping
+
+    from nightmill.errors import NightmillError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +236,9 @@ class HttpClient:
         target, where = self._target(method, url)
         request = self._build(method, target, where, params=params, headers=headers, content=None)
         started = time.monotonic()
-        response = self._send(request, where, sending=deadline)
+        response, call = self._send(request, where, sending=deadline)
         left = deadline - timedelta(seconds=time.monotonic() - started)
-        return Download(response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact)
+        return Download(response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact, call=call)
 
     def _exchange(
         self,
@@ -248,10 +251,12 @@ class HttpClient:
         max_bytes: int,
     ) -> JsonAnswer:
         started = time.monotonic()
-        response = self._send(request, where, sending=sending)
+        response, call = self._send(request, where, sending=sending)
         left = answering - timedelta(seconds=time.monotonic() - started) if sending else answering
         try:
-            with Download(response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact) as download:
+            with Download(
+                response, deadline=left, max_bytes=max_bytes, where=where, redact=self._redact, call=call
+            ) as download:
                 body = b"".join(download)
         except BodyTooLarge as error:  # it was a 2xx: whatever was asked for has happened
             raise ProviderUnavailable(str(error), http_status=response.status_code) from None
@@ -266,18 +271,31 @@ class HttpClient:
             raise unreadable_answer(status, headers, body, where=where, redact=self._redact)
         return JsonAnswer(status, headers, value)
 
-    def _send(self, request: httpx.Request, where: str, *, sending: timedelta | None) -> httpx.Response:
+    def _send(self, request: httpx.Request, where: str, *, sending: timedelta | None) -> tuple[httpx.Response, Call]:
         """Return a 2xx answer whose body is not yet read; the caller closes it."""
+        path = where.partition(" ")[2]  # without what looks like a key
+        call = Call(request.method, _origin(request.url), path=path, measured=True)
         try:
             with within(sending):
                 response = self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise error_for_transport(error, where=where, redact=self._redact) from None
-        except httpx.InvalidURL:  # httpx reads where any redirect leads, followed or not: `mailto:x`
-            raise RequestRefused(f"{where}: redirects to something that is no address") from None
+        except BaseException as error:
+            failure = self._failure(error, where)
+            call.failed(failure or error)
+            if failure is None:  # what the content of an upload raised
+                raise
+            raise failure from None
+        call.answered(response.status_code)
         if 200 <= response.status_code < 300:
-            return response
-        raise refusal(response, where=where, redact=self._redact, retriable_statuses=self._retriable)
+            return response, call
+        raise refusal(response, where=where, redact=self._redact, retriable_statuses=self._retriable, call=call)
+
+    def _failure(self, error: BaseException, where: str) -> NightmillError | None:
+        """Return what it means that nothing was answered; None where the exchange is not to blame."""
+        if isinstance(error, httpx.HTTPError):
+            return error_for_transport(error, where=where, redact=self._redact)
+        if isinstance(error, httpx.InvalidURL):  # httpx reads where any redirect leads, followed or not: `mailto:x`
+            return RequestRefused(f"{where}: redirects to something that is no address")
+        return None
 
     def _build(
         self,

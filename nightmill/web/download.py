@@ -17,6 +17,8 @@ from nightmill.web.library import httpx
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from nightmill.telemetry.calls import Call
+
 _ERROR_BODY = 64 * 1024  # bytes of an error answer that are read; providers' messages are far shorter
 
 
@@ -44,12 +46,14 @@ class Download:
         redact: Redactor,
         failure: Failure | None = None,
         redirects: tuple[str, ...] = (),
+        call: Call | None = None,
     ) -> None:
         self.redirects = redirects
         self.status = response.status_code
         self.headers = header_dict(response)
         self.url = str(response.url)
-        finalizer = weakref.finalize(self, response.close)
+        self._call = call
+        finalizer = weakref.finalize(self, _close, response, call)
         finalizer.atexit = False
         self.close: Callable[[], object] = finalizer
         raw = _timed(response, deadline, where, failure or functools.partial(_failure, redact))
@@ -61,7 +65,9 @@ class Download:
     def __next__(self) -> bytes:
         try:
             return next(self._pieces)
-        except BaseException:
+        except BaseException as error:
+            if self._call is not None and not isinstance(error, StopIteration):
+                self._call.failed(error)
             self.close()
             raise
 
@@ -72,14 +78,29 @@ class Download:
         self.close()
 
 
+def _close(response: httpx.Response, call: Call | None) -> None:
+    try:
+        response.close()
+    finally:
+        if call is not None:
+            call.end()
+
+
 def refusal(
-    response: httpx.Response, *, where: str, redact: Redactor, retriable_statuses: frozenset[int]
+    response: httpx.Response,
+    *,
+    where: str,
+    redact: Redactor,
+    retriable_statuses: frozenset[int],
+    call: Call | None = None,
 ) -> NightmillError:
     """Read the begin of an answer that is no 2xx, close it, and return the error that it means."""
     body = b""
     wait = timedelta(seconds=10)  # for the provider's explanation only; without it the status still decides
     try:
-        with Download(response, deadline=wait, max_bytes=_ERROR_BODY, where=where, redact=redact) as download:
+        with Download(
+            response, deadline=wait, max_bytes=_ERROR_BODY, where=where, redact=redact, call=call
+        ) as download:
             for piece in download:
                 body += piece
     except NightmillError:  # the status says enough

@@ -7,6 +7,7 @@ still checks the name. Redirects are followed here, each hop under the same rule
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote
 
 from nightmill.errors import AddressRefused, RequestRefused
+from nightmill.telemetry.calls import Call
 from nightmill.web.addresses import refusal_reason
 from nightmill.web.classify import RETRIABLE_STATUSES, Redactor, error_for_transport
 from nightmill.web.connection import MAX_HEAD, SocketOption, within
@@ -38,6 +40,8 @@ _MAX_TRIED = 4  # addresses of one name; more only make a dead host take longer
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # What may follow a redirect to another origin; everything else could be a credential.
 _HARMLESS = frozenset({"accept", "accept-language", "user-agent", "if-none-match", "if-modified-since"})
+
+_refused = functools.partial(refusal, retriable_statuses=RETRIABLE_STATUSES)
 
 
 class GuardedBackend(httpcore.NetworkBackend):
@@ -135,7 +139,7 @@ class GuardedClient:
             url, headers=headers, deadline=deadline, max_redirects=max_redirects, before_hop=None, failure=_failure
         )
         if not (200 <= last.response.status_code < 300 or last.response.status_code == 304):
-            raise refusal(last.response, where=last.where, redact=Redactor(), retriable_statuses=RETRIABLE_STATUSES)
+            raise _refused(last.response, where=last.where, redact=Redactor(), call=last.call)
         return last.download(max_bytes, _failure)
 
     def get(
@@ -180,6 +184,8 @@ class GuardedClient:
     ) -> int:
         """POST and return the 2xx status; the answer's body is not read and no redirect is followed.
 
+        The receiver is told our trace, if there is one, so that what it does is seen beside what made us call it.
+
         Paths and queries of webhooks often hold a token: messages name scheme and host only, and nothing of the rest
         that the peer echoes.
         """
@@ -188,15 +194,18 @@ class GuardedClient:
         parts = {part for text in (rest, unquote(rest)) for part in re.split("[/?&=]", text) if len(part) >= 4}
         redact = Redactor(frozenset({rest, *parts}))
         where = _shown(f"POST {target.scheme}://{target.netloc.decode()}")
+        call = _call("POST", target)
         response = self._send(
-            self._request("POST", target, headers, content),
+            self._request("POST", target, {**headers, **call.trace_headers()}, content),
             where,
             lambda error, where: error_for_transport(error, where=where, redact=redact),
             within_seconds=time.monotonic() + deadline.total_seconds(),
+            call=call,
         )
         if not 200 <= response.status_code < 300:
-            raise refusal(response, where=where, redact=redact, retriable_statuses=RETRIABLE_STATUSES)
+            raise _refused(response, where=where, redact=redact, call=call)
         response.close()
+        call.end()
         return response.status_code
 
     def _last_answer(
@@ -218,11 +227,14 @@ class GuardedClient:
                 before_hop(str(target))
                 ends += time.monotonic() - asked
             where = _shown(f"GET {target.scheme}://{target.netloc.decode()}{target.path}")
-            response = self._send(self._request("GET", target, sent), where, failure, within_seconds=ends)
+            call = _call("GET", target)
+            request = self._request("GET", target, sent)
+            response = self._send(request, where, failure, within_seconds=ends, call=call)
             left = timedelta(seconds=ends - time.monotonic())
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
-                return _Answer(response, where, left, tuple(passed))
+                return _Answer(response, where, left, tuple(passed), call)
             response.close()
+            call.end()
             passed.append(str(target))
             if len(passed) > max_redirects:
                 raise RequestRefused(f"{where}: more than {max_redirects} redirects")
@@ -239,14 +251,23 @@ class GuardedClient:
         timeout = {"timeout": self._timeout}
         return httpx.Request(method, target, headers={**standard, **headers}, content=content, extensions=timeout)
 
-    def _send(self, request: httpx.Request, where: str, failure: Failure, *, within_seconds: float) -> httpx.Response:
+    def _send(
+        self, request: httpx.Request, where: str, failure: Failure, *, within_seconds: float, call: Call
+    ) -> httpx.Response:
         try:
             with within(timedelta(seconds=within_seconds - time.monotonic()), max_bytes=MAX_HEAD):
                 response = self._lanes.handle_request(request)
         except AddressRefused as error:
+            call.failed(error)
             raise AddressRefused(f"{where}: {error}") from None
         except httpx.HTTPError as error:
-            raise failure(error, where) from None
+            ours = failure(error, where)
+            call.failed(ours)
+            raise ours from None
+        except BaseException as error:
+            call.failed(error)
+            raise
+        call.answered(response.status_code)
         response.request = request
         return response
 
@@ -259,6 +280,7 @@ class _Answer:
     where: str
     left: timedelta
     redirects: tuple[str, ...]
+    call: Call
 
     def download(self, max_bytes: int, failure: Failure) -> Download:
         return Download(
@@ -269,6 +291,7 @@ class _Answer:
             redact=Redactor(),
             failure=failure,
             redirects=self.redirects,
+            call=self.call,
         )
 
 
@@ -356,6 +379,13 @@ def _failure(error: httpx.HTTPError, where: str) -> NightmillError:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
+
+
+def _call(method: str, url: httpx.URL) -> Call:
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return Call(
+        method, (url.scheme, url.host, port), path=None, measured=False
+    )  # whose page it is, is not ours to tell
 
 
 def _shown(text: str) -> str:
