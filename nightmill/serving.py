@@ -58,6 +58,7 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="error",  # a warning for each caller too many, or who speaks no HTTP: anybody could fill the log
         access_log=False,
         lifespan="off",
         server_header=False,
