@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import openai
 import pytest
+from openai.types.webhooks import (
+    BatchCancelledWebhookEvent,
+    BatchCompletedWebhookEvent,
+    BatchExpiredWebhookEvent,
+    BatchFailedWebhookEvent,
+)
 
-from nightmill.sandbox import Fault, Sandbox
+from nightmill.errors import InvalidSignature
+from nightmill.events.reading import ProviderEvent, read_event
+from nightmill.sandbox import Fault, Profile, Sandbox
+from nightmill.webhooks import verify_delivery
+from tests.events import SECRET
+from tests.stack import WebhookSink
 
 pytestmark = pytest.mark.conformance
 
@@ -124,3 +136,37 @@ def test_azure_clients_are_served_too(sandbox: Sandbox) -> None:
         file_id = upload(client, 1)
         assert create(client, file_id).status == "validating"
     assert {entry["query"].get("api-version") for entry in sandbox.log()} == {"2025-04-01-preview"}
+
+
+def test_the_sdk_takes_the_events_that_the_sandbox_sends_and_we_take_what_it_takes(client: openai.OpenAI) -> None:
+    heard = WebhookSink()
+    try:
+        with Sandbox(profile=Profile(finish_after=0.1, events_url=heard.url, events_secret=SECRET)) as sandbox:
+            with client.with_options(base_url=sandbox.base_urls["openai"]) as other:
+                batch = create(other, upload(other))
+            deadline = time.monotonic() + 10
+            while not heard.received:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    finally:
+        heard.close()
+    ((headers, body),) = heard.received
+    event = client.webhooks.unwrap(body, headers, secret=SECRET)
+    assert isinstance(event, BatchCompletedWebhookEvent)
+    assert event.data.id == batch.id
+    verify_delivery(headers, body, secret=SECRET)
+    assert read_event(body) == ProviderEvent(event.type, event.data.id)
+    for wrong in (headers | {"webhook-id": "wh_other"}, headers | {"webhook-timestamp": "1"}):
+        with pytest.raises(openai.InvalidWebhookSignatureError):
+            client.webhooks.unwrap(body, wrong, secret=SECRET)
+        with pytest.raises(InvalidSignature):
+            verify_delivery(wrong, body, secret=SECRET)
+
+
+def test_every_end_of_a_batch_that_the_sdk_knows_is_read() -> None:
+    for kind in (
+        BatchCompletedWebhookEvent, BatchFailedWebhookEvent, BatchExpiredWebhookEvent, BatchCancelledWebhookEvent,
+    ):  # fmt: skip
+        (word,) = get_args(kind.model_fields["type"].annotation)
+        event = kind(id="evt_1", created_at=1, type=word, data={"id": "batch_1"}, object="event")
+        assert read_event(event.to_json().encode()) == ProviderEvent(word, "batch_1")
