@@ -35,11 +35,14 @@ test-system: install ## run the tests that need system tools: strace, network na
 chaos: install ## kill, cut off and terminate at random for some minutes, then balance the books; CHAOS="--seed 2"
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
-check: install ## formatting, lint, strict types, import layers
+check: install ## formatting, lint, strict types, import layers; the files that deploy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/compose-lint check --no-env --fail-on low --strict-config --skip-suppressed
+	$(BIN)/yamllint --strict --config-file .yamllint.yml docker-compose.yml .compose-lint.yml .yamllint.yml deploy
 
 format: install ## format and sort imports
 	$(BIN)/ruff check --fix-only .
@@ -57,5 +60,6 @@ docs: install ## write the settings tables in docs/settings.md and README.md fro
 record-history: install ## record histories of the workflows as they are now, for the replay tests
 	$(BIN)/python tests/replay/record.py
 
-up: ## start the worker, Temporal and PostgreSQL in containers
+up: ## start everything in containers; the first time, with new passwords in .env
+	@deploy/new-env
 	docker compose up --build --wait
