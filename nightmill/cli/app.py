@@ -23,6 +23,7 @@ from nightmill.cli import (
     document_export,
     document_sync,
     events,
+    prune,
     reconcile,
     sandbox,
     schedules,
@@ -69,6 +70,7 @@ slice_run.register(slices.app)
 slice_export.register(slices.app)
 slice_breaker.register(slices.app)
 reconcile.register(app)
+prune.register(app, batch.app)
 dev.register(app)
 worker.register(app)
 events.register(app)

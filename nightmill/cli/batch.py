@@ -49,6 +49,7 @@ def list_batches(
     provider: Annotated[str | None, typer.Option(help="Only batches of this provider.")] = None,
     account: Annotated[str | None, typer.Option(help="Only batches of this account.")] = None,
     needs_attention: Annotated[bool, typer.Option("--needs-attention", help="Only what waits for somebody.")] = False,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Only what was deleted, which is left out else.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
     json_: JsonFlag = None,
 ) -> None:
@@ -66,6 +67,7 @@ def list_batches(
             provider=provider,
             account=account,
             needs_attention=needs_attention,
+            deleted=deleted,
             limit=limit,
         )
     if wants_json(json_):
@@ -111,6 +113,7 @@ def _listed(row: BatchRow) -> dict[str, Any]:
         "submitted_at": row.submitted_at,
         "ended_at": row.ended_at,
         "next_poll_at": row.next_poll_at,
+        "deleted_at": row.deleted_at,
     }
 
 
@@ -169,6 +172,7 @@ def _facts_json(row: BatchRow) -> dict[str, Any]:
         "next_poll_at": row.next_poll_at,
         "results_fetched_at": row.results_fetched_at,
         "handler_dispatched_at": row.handler_dispatched_at,
+        "deleted_at": row.deleted_at,
     }
 
 
@@ -208,6 +212,7 @@ def print_summary(summary: BatchSummary, row: BatchRow, *, repaired: str | None 
             ("batch", summary.batch_id),
             ("status", summary.status.value),
             ("", "not one request was completed" if summary.all_failed else None),
+            ("deleted", f"{ago(row.deleted_at)}; requests, results and files are gone" if row.deleted_at else None),
             ("reason", summary.reason),
             ("needs attention", row.needs_attention),
             ("provider", f"{row.provider}, {row.model}" + (f", account {row.account}" if row.account else "")),

@@ -34,6 +34,7 @@ from nightmill.storage.retries import failed_requests
 if TYPE_CHECKING:
     from nightmill.client.documents import Documents
     from nightmill.client.recovery import Recovery
+    from nightmill.client.retention import Retention
     from nightmill.client.slicings import Slicings
     from nightmill.storage.models import BatchRow
     from nightmill.storage.results import Result
@@ -97,6 +98,13 @@ class Nightmill:
         from nightmill.client.recovery import Recovery
 
         return Recovery(self.temporal, self.assembly)
+
+    @property
+    def retention(self) -> Retention:
+        """What is not needed any more: delete a batch, or what ended long ago."""
+        from nightmill.client.retention import Retention
+
+        return Retention(self.assembly)
 
     async def submit(
         self,

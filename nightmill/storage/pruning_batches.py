@@ -86,6 +86,18 @@ class BatchPruning:
         with self.database.reading() as session:
             return list(session.exec(query.order_by(col(BatchRow.key))))
 
+    def check(self, batch_id: str) -> None:
+        """Return if somebody may delete this batch by name, or has.
+
+        Raises:
+            BatchNotFound: There is no such batch.
+            BatchConflict: It must stay; the message says what to do first.
+        """
+        with self.database.reading() as session:
+            batch = load_batch(session, batch_id)
+            if batch.deleted_at is None:
+                _insist_on_the_end(session, batch)
+
     def mark(self, batch_id: str, *, before: datetime | None, now: datetime) -> bool:
         """Mark a batch as deleted, with what had become of it; return False where it is or must stay.
 

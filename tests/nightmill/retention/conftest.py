@@ -1,0 +1,139 @@
+"""Batches that ended at different times, made by the real repositories, with the files that harvests leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from nightmill.completions.requests import StoredRequest
+from nightmill.contracts import BatchStatus
+from nightmill.retention.pruning import Pruner
+from nightmill.storage.batches import BatchRepository
+from nightmill.storage.engine import Database
+from nightmill.storage.files import LocalFileStore
+from nightmill.storage.models import BatchRow, ProviderBatchRow
+from nightmill.storage.outcomes import NewOutcome, OutcomeRepository, Position
+from nightmill.storage.requests import RequestRepository
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MONTH = timedelta(days=30)
+ROWS = ("completions", "outcomes")
+
+
+def ago(days: float) -> datetime:
+    return NOW - timedelta(days=days)
+
+
+@dataclass
+class Scene:
+    """A database, a folder of files, and what is put there."""
+
+    database: Database
+    folder: Path
+
+    @property
+    def files(self) -> LocalFileStore:
+        return LocalFileStore(self.folder)
+
+    @property
+    def pruner(self) -> Pruner:
+        return Pruner(self.database, self.files)
+
+    @property
+    def batches(self) -> BatchRepository:
+        return BatchRepository(self.database)
+
+    @property
+    def outcomes(self) -> OutcomeRepository:
+        return OutcomeRepository(self.database)
+
+    def store(self, batch_id: str, count: int = 4, **columns: Any) -> tuple[BatchRow, ProviderBatchRow]:
+        """Store a batch with its provider batch, the first half of its requests answered and one failed."""
+        given: dict[str, Any] = {
+            "provider": "openai",
+            "model": "gpt-x",
+            "poll_schedule": [60.0],
+            "max_age": 1.0,
+            "created_at": ago(90),
+        }
+        line = b'{"prompt": "say it"}'
+        wanted = [
+            StoredRequest(seq=seq, custom_id=f"r{seq}", wire_id=f"r{seq}", line=line, response_schema=None)
+            for seq in range(count)
+        ]
+        batch = RequestRepository(self.database).store(BatchRow(id=batch_id, **given | columns), wanted)
+        part = ProviderBatchRow(
+            batch_key=batch.key or 0,
+            first=0,
+            last=count - 1,
+            requests=count,
+            bytes=count * len(line),
+            provider="openai",
+            model="gpt-x",
+            provider_batch_id=f"at-provider-{batch_id}",
+            created_at=ago(2),
+            refs={"requeued": [f"older-{batch_id}"]},
+        )
+        with self.database.transaction() as session:
+            session.add(part)
+        answers = [
+            NewOutcome(batch.key or 0, seq, 0, True, text=f"answer {seq}", input_tokens=3, cost_picodollars=10**9)
+            for seq in range(count // 2)
+        ]
+        failed = NewOutcome(batch.key or 0, count - 1, 0, False, error_code="provider_error", error_retryable=True)
+        self.outcomes.append(
+            part.key or 0,
+            "output",
+            [*answers, failed],
+            known=Position(),
+            reached=Position(bytes=10, lines=len(answers) + 1),
+            instead=lambda row: row,
+        )
+        self.files.write(f"batches/{batch_id}/0-0/output.jsonl", [b"x" * 100])
+        return batch, part
+
+    def ended(self, batch_id: str, days: float = 40, count: int = 4, **columns: Any) -> BatchRow:
+        """Store a batch that ended so many days ago, and change columns of its row then."""
+        _, part = self.store(batch_id, count)
+        with self.database.transaction() as session:
+            session.add(part)
+            part.settled_at, part.status = ago(days), BatchStatus.ENDED
+        self.batches.finish(batch_id, BatchStatus.ENDED, reason=None, now=ago(days), dispatch=False)
+        with self.database.transaction() as session:
+            row = self.batches.get(batch_id)
+            for name, value in columns.items():
+                setattr(row, name, value)
+            session.add(row)
+        return self.batches.get(batch_id)
+
+    def prune(self, older_than: timedelta = MONTH, **given: Any) -> dict[str, int]:
+        """Prune, and return how many things of each sort went."""
+        tally = self.pruner.prune(older_than, now=NOW, **given)
+        return {what: pile.number for (_, what), pile in tally.piles.items() if pile.number}
+
+    def count(self, older_than: timedelta = MONTH, **given: Any) -> dict[str, int]:
+        """Return what a prune would delete, as `prune` does."""
+        tally = self.pruner.count(older_than, now=NOW, **given)
+        return {what: pile.number for (_, what), pile in tally.piles.items() if pile.number}
+
+    def rows(self, *tables: str) -> int:
+        """Return how many rows some tables have together."""
+        with self.database.reading() as session:
+            return sum(
+                session.connection().execute(text(f"SELECT count(*) FROM {each}")).scalar_one() for each in tables
+            )
+
+    def stored(self) -> list[str]:
+        """Return what the file storage holds."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def scene(database: Database, tmp_path: Path) -> Scene:
+    """An empty database of each kind, and an empty folder."""
+    return Scene(database, tmp_path / "files")
