@@ -101,6 +101,8 @@ class SlicingJobs:
             scheduled_at=scheduled_at,
             now=now,
         )
+        if fault is None:  # a prune may have taken away what was kept before; from now on the row stops it
+            self.originals.keep(given.source, asked.ref.sha256)
         fail_point("slicing.opened")
         return profile.terms(self.settings).model_copy(update={"fault": fault})
 
