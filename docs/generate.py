@@ -1,4 +1,4 @@
-"""Writes the settings tables of docs/settings.md and README.md from `nightmill/settings.py`: `make docs`."""
+"""Writes the tables of docs/settings.md, README.md and docs/metrics.md from the settings and metrics: `make docs`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nightmill.settings import ProviderSettings, Settings
+from nightmill.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: written by `make docs` -->", "<!-- end of settings -->"
 HEAD = "| variable | default | meaning |\n| --- | --- | --- |\n"
 GENERAL = "General"
+METRICS_BEGIN, METRICS_END = "<!-- metrics: written by `make docs` -->", "<!-- end of metrics -->"
+METRICS_HEAD = "| metric | in Prometheus | kind, unit | labels | meaning | recorded when |\n" + "| --- " * 6 + "|\n"
 
 
 @dataclass(frozen=True)
@@ -133,23 +136,36 @@ def one_table() -> str:
     return HEAD + "".join(map(str, rows()))
 
 
-def filled(text: str, table: str) -> str:
+def metrics_table() -> str:
+    """Return one table of all metrics."""
+    lines = []
+    for metric in METRICS:
+        kind = f"{metric.kind}, {metric.unit}" if metric.unit else str(metric.kind)
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        names = f"`{metric.name}` | `{metric.prometheus_name}`"
+        lines.append(f"| {names} | {kind} | {labels} | {metric.meaning} | {metric.when} |\n")
+    return METRICS_HEAD + "".join(lines)
+
+
+def filled(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the text with the table between its two marks.
 
     Raises:
         ValueError: A mark is missing.
     """
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    before, _, rest = text.partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise ValueError(f"the marks {BEGIN} and {END} are missing")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+        raise ValueError(f"the marks {begin} and {end} are missing")
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
 
 
 def pages() -> dict[Path, str]:
     """Return what each page should hold."""
     tables = {ROOT / "docs" / "settings.md": by_section(), ROOT / "README.md": one_table()}
-    return {path: filled(path.read_text(), table) for path, table in tables.items()}
+    found = {path: filled(path.read_text(), table) for path, table in tables.items()}
+    page = ROOT / "docs" / "metrics.md"
+    return found | {page: filled(page.read_text(), metrics_table(), METRICS_BEGIN, METRICS_END)}
 
 
 def main() -> None:

@@ -141,15 +141,17 @@ def observe_slicings(
         oldest_running: Age of the oldest slicing whose slicer has started, if one runs.
         breakers: How each profile's breaker stands.
         waiting: Slicings that are queued or parked, by profile.
-        profiles: Profiles of which also 0 is told.
+        profiles: Profiles of which is also told that nothing waits, and that their breaker was never opened.
     """
-    known = dict.fromkeys(profiles, 0)
+    known = sorted(profiles)
 
     def by_profile(found: Mapping[str, int]) -> Values:
-        return [(number, {"profile": name}) for name, number in (known | dict(found)).items()]
+        shown = dict.fromkeys(known, 0) | dict(found)
+        return [(number, {"profile": name}) for name, number in shown.items()]
 
     def states(found: Mapping[str, BreakerState]) -> Values:
-        return [(BREAKER_VALUES[state], {"profile": name}) for name, state in found.items()]
+        shown = dict.fromkeys(known, BreakerState.CLOSED) | dict(found)
+        return [(BREAKER_VALUES[state], {"profile": name}) for name, state in shown.items()]
 
     def age(found: tuple[timedelta | None]) -> Values:
         return [((found[0] or timedelta(0)).total_seconds(), {})]
