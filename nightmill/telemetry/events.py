@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import cache
-from typing import TYPE_CHECKING
 
-from opentelemetry import metrics
-
-if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter
+from nightmill.telemetry import instruments, metrics
 
 
 class EventOutcome(StrEnum):
@@ -29,13 +24,7 @@ class EventOutcome(StrEnum):
     """Temporal or the database did not answer; the provider sends it again."""
 
 
-@cache
-def _events() -> Counter:
-    return metrics.get_meter("nightmill").create_counter(
-        "nightmill.events", unit="{event}", description="events of providers, by what came of them"
-    )
-
-
 def record_event(provider: str, outcome: EventOutcome) -> None:
     """Count an event."""
-    _events().add(1, {"provider": provider, "outcome": outcome.value})
+    labels = {"provider": provider, "outcome": outcome.value}
+    instruments.of_this_process().add(metrics.EVENTS, 1, labels)
