@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,6 +128,11 @@ class Scene:
             return sum(
                 session.connection().execute(text(f"SELECT count(*) FROM {each}")).scalar_one() for each in tables
             )
+
+    def let_files_be_old(self, days: float = 40) -> None:
+        """Let all files and folders be that old."""
+        for path in self.folder.rglob("*"):
+            os.utime(path, (ago(days).timestamp(),) * 2)
 
     def stored(self) -> list[str]:
         """Return what the file storage holds."""

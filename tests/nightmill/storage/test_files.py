@@ -6,7 +6,9 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,19 @@ def test_deleting_takes_a_file_or_a_folder_but_no_namesakes_and_works_twice(stor
         store.delete("c")
     gone = [key for key in ("b/1/in", "b/1/deep/er", "b/10/in", "b/1.txt", "c") if store.size(key) is None]
     assert gone == ["b/1/in", "b/1/deep/er", "c"]
+
+
+def test_what_lies_under_a_prefix_is_listed_with_its_size_and_age_and_folder_by_folder(store: FileStore) -> None:
+    assert list(store.listed("batches")) == []
+    before = datetime.now(UTC)
+    for key in ("batches/b/1/in", "batches/b-2/in", "batches/b/2/out", "batches2/in", "c/batches/in"):
+        store.write(key, [key.encode()])
+    found = list(store.listed("batches"))
+    assert {file.key: file.size for file in found} == {
+        "batches/b/1/in": 14, "batches/b/2/out": 15, "batches/b-2/in": 14,
+    }  # fmt: skip
+    assert len(list(groupby(found, key=lambda file: file.key.split("/")[1]))) == 2
+    assert all(abs(file.modified_at - before) < timedelta(minutes=1) for file in found)
 
 
 def test_more_files_are_deleted_than_one_page_lists(store: FileStore) -> None:
