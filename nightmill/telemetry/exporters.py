@@ -51,7 +51,7 @@ logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(_LastWord())
 
 
 class _Telling:
-    """The part that the exporters of the three signals share."""
+    """The part that the exporters of the three signals share. Each tells for itself: a collector may take some only."""
 
     _signal: str
     _fails = False
