@@ -18,6 +18,7 @@ from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHistory
+from temporalio.converter import DataConverter
 from temporalio.runtime import Runtime
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
@@ -48,6 +49,7 @@ from workflows.expiry_sweep import ExpirySweep
 from workflows.provider_audit import ProviderAudit
 from workflows.provider_batch import ProviderBatch
 from workflows.reconciler import Reconciler
+from workflows.rehearsal import Rehearsal
 from workflows.replaying import replays_with
 from workflows.site_crawl import SiteCrawl
 from workflows.slicer_health import SlicerHealth
@@ -165,6 +167,11 @@ def _programs_worker(client: Client, assembly: Assembly) -> Worker:
 
 def _replays(client: Client) -> Callable[[WorkflowHistory], Awaitable[bool | None]]:
     return replays_with([*WORKFLOWS, *SLICING_WORKFLOWS], client)
+
+
+def rehearsal(converter: DataConverter, namespace: str = "default") -> Rehearsal:
+    """Return what replays workflows with the code that is installed here, for those who ask before it is deployed."""
+    return Rehearsal([*WORKFLOWS, *SLICING_WORKFLOWS], converter, namespace)
 
 
 def _for_workflows(limits: WorkerSettings) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from nightmill.cli import (
     events,
     prune,
     reconcile,
+    replay,
     sandbox,
     schedules,
     slice_breaker,
@@ -70,6 +71,7 @@ slice_run.register(slices.app)
 slice_export.register(slices.app)
 slice_breaker.register(slices.app)
 reconcile.register(app)
+replay.register(app)
 prune.register(app, batch.app)
 dev.register(app)
 worker.register(app)
