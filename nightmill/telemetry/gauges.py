@@ -69,9 +69,16 @@ class Looks:
                     return None
                 try:
                     seen = now + KEPT_FOR, look()
-                except NightmillError as error:  # once for all looks: each would wait for the same database in vain
+                except Exception as error:
+                    # Once for all looks: each would wait for the same database in vain.
                     self._away_until = self._clock() + KEPT_FOR
-                    _logger.warning("no measurement", extra={"error": str(error)})
+                    is_away = isinstance(error, NightmillError)
+                    _logger.log(
+                        logging.WARNING if is_away else logging.ERROR,
+                        "no measurement",
+                        extra={"error": str(error) if is_away else type(error).__name__},
+                        exc_info=None if is_away else error,
+                    )
                     return None
                 return seen[1]
 

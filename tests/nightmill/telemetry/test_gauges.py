@@ -171,6 +171,19 @@ def test_a_database_that_is_away_leaves_a_gap_and_one_line_and_is_asked_again_la
     assert asked == [2]
 
 
+def test_a_look_that_fails_in_another_way_is_an_error_and_a_gap_as_well(
+    measured: Measured, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> OpenBatches:
+        raise KeyError("no such column")
+
+    gauges.observe_process()
+    gauges.observe_batches(gauges.Looks(Clock()).kept(broken), providers=["openai"])
+    assert set(measured.points()) == {"nightmill.worker.memory", "nightmill.worker.open_descriptors"}
+    [record] = caplog.records  # of four gauges
+    assert (record.levelname, record.getMessage(), bool(record.exc_info)) == ("ERROR", "no measurement", True)
+
+
 def test_an_old_value_is_not_shown_for_ever_once_the_database_is_away() -> None:
     clock, answers = Clock(), [1]
 
