@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from nightmill.completions.planning import Part
 from nightmill.completions.pricing import Price
 from nightmill.completions.requests import read_request_objects
 from nightmill.completions.submission import Submitter
-from nightmill.contracts import AuditKind, AuditOutcome, AuditTarget, PartRef, SubmitState
+from nightmill.contracts import AuditKind, AuditOutcome, AuditTarget, BatchStatus, PartRef, SubmitState
 from nightmill.errors import AccessDenied, NotConfigured, ProviderUnavailable
 from nightmill.ids import TaggedPart, part_of_tag, part_tag
 from nightmill.providers.base import BatchProvider
@@ -26,11 +27,13 @@ from nightmill.providers.config import ProviderConfig
 from nightmill.providers.registry import PROVIDER_NAMES, open_provider
 from nightmill.recovery.audit import Auditor
 from nightmill.recovery.audit_costs import AuditCosts
+from nightmill.retention.pruning import Pruner
 from nightmill.sandbox import Fault, Profile, Sandbox
 from nightmill.settings import DatabaseSettings, load_settings
 from nightmill.storage.audit_reads import AuditReads
 from nightmill.storage.batches import BatchRepository
 from nightmill.storage.engine import Database, open_database
+from nightmill.storage.files import LocalFileStore
 from nightmill.storage.models import BatchRow, OutcomeRow, ProviderBatchRow
 from nightmill.storage.provider_batches import ProviderBatchRepository
 from nightmill.storage.requests import RequestRepository
@@ -456,3 +459,30 @@ def test_ten_thousand_batches_are_compared_in_the_memory_of_two_thousand(scene: 
     peak(1_001)  # what is made once: statements, connections
     few, lots = peak(2_000), peak(10_000)
     assert lots < few + 1_000_000
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_batch_that_was_deleted_here_is_no_orphan_there_and_nobody_misses_it(
+    scene: Scene, provider: str, tmp_path: Path
+) -> None:
+    """What was done with it twice by mistake is still told."""
+    scene.submitted("b1", provider=provider, prices=PRICE.to_json())
+    batches = BatchRepository(scene.database)
+    ours = scene.submitted("b0", provider=provider, prices=PRICE.to_json())
+    scene.change("b0", settled_at=datetime.now(UTC))
+    batches.finish("b0", BatchStatus.ENDED, reason=None, now=datetime.now(UTC), dispatch=False)
+    assert Pruner(scene.database, LocalFileStore(tmp_path)).deleter.delete("b0")
+    outcome = scene.audit(provider)
+    assert found(outcome) == []
+    assert (outcome.listed, outcome.owned, outcome.untagged_suspects) == (2, 2, 0)
+    if provider in TAGGING:
+        twin = scene.behind_our_back(part_tag("b0", 0, 0, 0), like="b1", provider=provider)
+        outcome = scene.audit(provider)
+        assert [(one.kind, one.provider_batch_id, one.twin, one.cost) for one in outcome.findings] == [
+            (AuditKind.DUPLICATE, twin, ours, None)
+        ]
+        scene.lose(twin)
+    scene.lose(ours)
+    outcome = scene.audit(provider)
+    assert found(outcome) == []
+    assert outcome.unclear == 0
