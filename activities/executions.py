@@ -251,7 +251,8 @@ class Executions:
             workflow_id: The workflow.
             run_id: The run that was looked at.
             finding: What was found.
-            reason: For the UI.
+            reason: For the UI. Temporal stores it as it is: where payloads are encrypted only what was found is told,
+                because the reason may hold a failure's text.
             identity: Who does it, for the UI.
             point: What `choose_point` said; without it, that is asked now.
 
@@ -269,7 +270,7 @@ class Executions:
             ResetWorkflowExecutionRequest(
                 namespace=self.client.namespace,
                 workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
-                reason=reason,
+                reason=reason if self.client.data_converter.payload_codec is None else finding.value,
                 workflow_task_finish_event_id=point,
                 request_id=str(uuid.uuid4()),
                 identity=identity,

@@ -159,6 +159,8 @@ async def test_what_is_encrypted_is_read_and_replayed(scene: Scene) -> None:
         assert point > 5
         await secret.client.get_workflow_handle(handle.id).signal("go_on")
         assert await secret.result(handle, new) == "third"
+        history = await secret.client.get_workflow_handle(handle.id, run_id=new).fetch_history()
+        assert "second fails" not in str(history.events), "the reason of a reset is stored as it is"
 
 
 # --- code that has changed
