@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.request import Request, urlopen
@@ -13,6 +15,7 @@ from uuid import UUID
 
 import pytest
 
+from nightmill.cli.ending import ExitCode
 from nightmill.sandbox import Fault
 from tests.collector import Collector, Span
 from tests.stack import ROOT, Stack, WebhookSink, eventually, free_port, requests
@@ -22,6 +25,8 @@ pytestmark = pytest.mark.server
 KEY = "sk-canary-0123456789abcdef"
 PROMPT = "canary-prompt-5151"
 TOKEN = "canary-token-7272"
+
+TOLD = re.compile('"message": "([^"]*)"')
 
 HOST = """
 import json, sys
@@ -209,3 +214,41 @@ def scrape(port: int) -> str:
     accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     with urlopen(Request(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept}), timeout=5) as answer:
         return str(answer.read().decode())
+
+
+def test_a_worker_whose_collector_is_away_works_and_stops_in_time(seen: Stack) -> None:
+    seen.extra = {**seen.extra, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    (seen.folder / "worker.log").touch()
+    worker = seen.fork_worker()
+    eventually(lambda: {"worker ready", "telemetry is not taken"} <= set(TOLD.findall(seen.worker_log())))
+    begun = time.monotonic()
+    worker.terminate()
+    assert worker.wait(10) == 0
+    assert time.monotonic() - begun < 4
+    log = seen.worker_log()
+    assert log.count("telemetry is not taken") <= 3, "once for each signal"
+    assert "Traceback" not in log
+
+
+def test_a_worker_that_is_asked_for_grpc_says_what_to_do_instead(seen: Stack) -> None:
+    worker = seen.fork_worker(OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    assert worker.wait(20) == ExitCode.USAGE
+    assert "nightmill: OTEL_EXPORTER_OTLP_PROTOCOL=grpc: only http/protobuf is spoken" in seen.worker_log()
+
+
+def test_a_command_is_the_root_of_what_it_starts(seen: Stack, collector: Collector) -> None:
+    file = seen.folder / "requests.jsonl"
+    file.write_text(json.dumps({"custom_id": "a", "prompt": PROMPT}))
+    given = [str(file), "--provider", "openai", "--model", "gpt-5-mini", "--id", "by-command"]
+    subprocess.run(
+        [sys.executable, "-m", "nightmill.cli", "batch", "submit", *given],
+        env=seen._whole_environment({}),
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    start, command = sorted(collector.spans(), key=lambda span: span.name)
+    assert (start.name, command.name) == ("StartWorkflow:ModelCompletionBatch", "nightmill batch submit")
+    assert (start.parent, command.parent) == (command.id, "")
+    assert {start.service, command.service} == {"nightmill"}
+    assert not command.attributes
