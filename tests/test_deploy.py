@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,6 @@ def test_what_must_be_given_says_how() -> None:
 
 
 def test_every_variable_of_ours_is_a_setting() -> None:
-    table = (ROOT / "docs/settings.md").read_text()  # of the code: tests/test_docs.py
-    listed = set(re.findall(r"NIGHTMILL_[A-Z_<>]+", table))
-    known = {
-        name.replace("<PROVIDER>", provider)
-        for name in listed | CONNECTION
-        for provider in ("OPENAI", "ANTHROPIC", "GOOGLE", "XAI")
-    }
     used = {
         variable
         for name in OURS
@@ -123,7 +117,7 @@ def test_every_variable_of_ours_is_a_setting() -> None:
     used |= set(re.findall(r"^#?(NIGHTMILL_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     used |= set(re.findall(r"(NIGHTMILL_\w+)=", (ROOT / "Dockerfile").read_text()))
     assert used
-    assert used <= known
+    assert used <= _settings()
 
 
 def test_a_container_outlives_its_workers_grace() -> None:
@@ -277,6 +271,88 @@ def test_each_role_owns_its_databases_and_enters_no_others(bare_postgres: Postgr
     for role, database in (("nightmill", "temporal"), ("temporal", "nightmill")):
         with pytest.raises(psycopg.OperationalError, match="permission denied"):
             psycopg.connect(f"postgresql://{role}@/{database}?host={bare_postgres.folder}")
+
+
+KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
+CONTROLLED = list(yaml.safe_load_all((ROOT / "deploy/worker-controller.yaml").read_text()))
+
+
+def _pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What describes the pods, by the name of what makes them."""
+    found = {}
+    for document in documents:
+        spec = document.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            found[document["metadata"]["name"]] = spec["template"]["spec"]
+    return found
+
+
+PODS = _pods(KUBERNETES)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_bound(name: str) -> None:
+    (container,) = PODS[name]["containers"]
+    assert PODS[name]["automountServiceAccountToken"] is False
+    assert PODS[name]["securityContext"]["runAsNonRoot"] is True
+    assert PODS[name]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "memory" in container["resources"]["limits"]
+    assert container["image"].endswith(f":{_version()}")
+
+
+def test_pods_that_work_are_asked_how_they_are_and_outlive_their_grace() -> None:
+    grace = WorkerSettings().shutdown_grace.total_seconds()
+    for name in ("nightmill-worker", "nightmill-slicing"):
+        (container,) = PODS[name]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports == {"health": WorkerSettings().health_port, "metrics": WorkerSettings().metrics_port}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+        assert PODS[name]["terminationGracePeriodSeconds"] > grace
+
+
+def test_every_variable_in_kubernetes_is_a_setting_and_no_secret() -> None:
+    (config,) = [document["data"] for document in KUBERNETES if document["kind"] == "ConfigMap"]
+    set_here = {one["name"] for pod in PODS.values() for each in pod["containers"] for one in each.get("env", [])}
+    used = config.keys() | set_here
+    assert used <= _settings()
+    assert not any(SECRET.search(name) for name in used)
+    assert not any(document["kind"] == "Secret" for document in KUBERNETES + CONTROLLED)
+
+
+def test_the_migration_is_named_for_the_version() -> None:
+    assert "nightmill-migrate-" + _version().replace(".", "-") in PODS
+
+
+def test_the_controllers_pods_are_the_deployments() -> None:
+    controlled = _pods(CONTROLLED)
+    assert controlled == {name: _unspread(PODS[name]) for name in ("nightmill-worker", "nightmill-slicing")}
+    connections = {document["metadata"]["name"] for document in CONTROLLED if document["kind"] == "Connection"}
+    for document in CONTROLLED:
+        if document["kind"] == "WorkerDeployment":
+            assert document["spec"]["workerOptions"]["connectionRef"]["name"] in connections
+
+
+def _unspread(pod: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in pod.items() if name != "topologySpreadConstraints"}
+
+
+def _version() -> str:
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def _settings() -> set[str]:
+    """The variables that Nightmill and Temporal's SDK read."""
+    table = (ROOT / "docs/settings.md").read_text()  # of the code: tests/test_docs.py
+    listed = set(re.findall(r"NIGHTMILL_[A-Z_<>]+", table))
+    providers = ("OPENAI", "ANTHROPIC", "GOOGLE", "XAI")
+    return {name.replace("<PROVIDER>", provider) for name in listed | CONNECTION for provider in providers}
 
 
 def _read(path: str) -> Any:
