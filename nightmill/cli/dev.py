@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +39,7 @@ def dev(
     cannot be sandboxed they run without, and that is said.
     """
     from nightmill.cli.runtime import run_async
-    from nightmill.cli.stack import LocalStack, check_port
+    from nightmill.cli.stack import LOOPBACK, LocalStack, check_port
     from nightmill.settings import load_settings
 
     settings = load_settings()
@@ -46,6 +48,9 @@ def dev(
     if not no_sandbox:
         check_port(sandbox_port, "--sandbox-port")
     stack = LocalStack(FOLDER, port=port, ui_port=ui_port, sandbox_port=None if no_sandbox else sandbox_port)
+    if settings.encryption_key is not None or settings.encryption_old_keys:
+        check_port(settings.codec.port, "NIGHTMILL_CODEC__PORT")
+        stack.codec_endpoint = f"http://{LOOPBACK}:{settings.codec.port}"
     with stack:
         run_async(_serve(stack, settings))
         say("Stopping …")
@@ -57,13 +62,33 @@ async def _serve(stack: LocalStack, settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_start_and_watch(stack, settings))
-    stopping = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if serving in done:
-        serving.result()
-    serving.cancel()
+    async with _codec_server(stack, settings):
+        serving = asyncio.create_task(_start_and_watch(stack, settings))
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if serving in done:
+            serving.result()
+        serving.cancel()
+
+
+@asynccontextmanager
+async def _codec_server(stack: LocalStack, settings: Settings) -> AsyncIterator[None]:
+    """Decode for this stack's UI, where payloads are encrypted. On loopback, so that nobody needs a token."""
+    if stack.codec_endpoint is None:
+        yield
+        return
+    from nightmill.cli.stack import LOOPBACK
+    from nightmill.client.codec import codec_of
+    from nightmill.client.codec_server import CodecServer
+    from nightmill.serving import served
+
+    codec = codec_of(settings.encryption_key, settings.encryption_old_keys)
+    assert codec is not None  # noqa: S101 - there is an address because there is a key
+    origins = (stack.ui_url, f"http://localhost:{stack.ui_port}", *settings.codec.origins)
+    app = CodecServer(codec, None, origins).app()
+    async with served(app, LOOPBACK, settings.codec.port, setting="NIGHTMILL_CODEC__PORT"):
+        yield
 
 
 async def _start_and_watch(stack: LocalStack, settings: Settings) -> None:
@@ -105,6 +130,8 @@ def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str], 
     if stack.sandbox_port is not None:
         say(f"Sandbox     {stack.sandbox_url}   in place of {', '.join(provided) or 'no provider: all have keys'}")
     say(f"Slicing     {slicing.line}")
+    if stack.codec_endpoint is not None:
+        say(f"Encryption  the UI decodes by {stack.codec_endpoint}   temporal workflow show --codec-endpoint …")
     say(f"Logs        {stack.folder}/logs/")
     say("")
     say("Try, in this folder and another terminal:")

@@ -20,6 +20,8 @@ async def serve(asked: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     extra = [part for value in asked.dynamic_config_value for part in ("--dynamic-config-value", value)]
+    if asked.ui_codec_endpoint:
+        extra += ["--ui-codec-endpoint", asked.ui_codec_endpoint]
     environment = await WorkflowEnvironment.start_local(
         ip=asked.ip,
         port=asked.port,
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="warn")
     parser.add_argument("--db-filename")
     parser.add_argument("--dynamic-config-value", action="append", default=[])
+    parser.add_argument("--ui-codec-endpoint")
     parser.add_argument("--existing", help="a program to use in place of a download, for tests")
     asyncio.run(serve(parser.parse_args()))
     finish(0)

@@ -104,6 +104,7 @@ class LocalStack:
         environment: The environment of worker and sandbox, before what is added here.
         in_memory: Whether Temporal forgets everything at its end.
         working_folder: Where the worker runs, and so reads its `.env`; None: where we do.
+        codec_endpoint: The codec server that Temporal's UI asks to decode what is encrypted; None: nothing is.
     """
 
     folder: Path
@@ -113,6 +114,7 @@ class LocalStack:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     in_memory: bool = False
     working_folder: Path | None = None
+    codec_endpoint: str | None = None
     supervisor: Supervisor = field(default_factory=Supervisor, repr=False)
 
     def __enter__(self) -> LocalStack:
@@ -159,6 +161,8 @@ class LocalStack:
         arguments += [part for value in DYNAMIC_CONFIG for part in ("--dynamic-config-value", value)]
         if not self.in_memory:
             arguments += ["--db-filename", str(self.folder / "temporal.db")]
+        if self.codec_endpoint is not None:
+            arguments += ["--ui-codec-endpoint", self.codec_endpoint]
         found = temporal_program(self.environment)
         if found:
             command = [found[0], "server", "start-dev", *arguments]

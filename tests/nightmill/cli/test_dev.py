@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,11 +11,14 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from tests.nightmill.cli.conftest import Cli
-from tests.stack import environment, eventually, free_port, requests
+from tests.stack import environment, eventually, free_port, requests, temporal_binary
+
+KEY = base64.b64encode(b"k" * 32).decode()
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
@@ -57,7 +61,8 @@ def dev(start_process: Any, tmp_path: Path) -> Any:
     """A running `nightmill dev` and its Temporal address."""
     port = free_port()
     arguments = ("dev", "--port", str(port), "--ui-port", str(free_port()), "--sandbox-port", str(free_port()))
-    with start_process(*arguments, variables={}, folder=tmp_path, stdin=-1) as running:
+    variables = {"NIGHTMILL_ENCRYPTION_KEY": KEY, "NIGHTMILL_CODEC__PORT": str(free_port())}
+    with start_process(*arguments, variables=variables, folder=tmp_path, stdin=-1) as running:
         said = read_until(running, "Ctrl-C stops everything")
         yield running, f"127.0.0.1:{port}", said
 
@@ -68,10 +73,30 @@ def test_dev_runs_batches_and_leaves_no_process_behind(dev: Any, cli: Cli, tmp_p
     assert "in place of anthropic, google, openai, xai" in said
     assert re.search(r"^Slicing     (sandbox: |process, WITHOUT A SANDBOX: |not served: )", said, re.MULTILINE)
     (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(request)}\n" for request in requests(3)))
-    with environment({"TEMPORAL_ADDRESS": address, "NIGHTMILL_DATABASE_URL": "sqlite:///.nightmill/nightmill.db"}):
+    database = "sqlite:///.nightmill/nightmill.db"
+    variables = {"TEMPORAL_ADDRESS": address, "NIGHTMILL_DATABASE_URL": database, "NIGHTMILL_ENCRYPTION_KEY": KEY}
+    with environment(variables):
         for provider, model in (("openai", "gpt-5-mini"), ("google", "gemini-2.5-flash")):
             chosen = ("--provider", provider, "--model", model, "--poll-schedule", "[1]")
-            assert cli("batch", "submit", "r.jsonl", *chosen, "--watch", "--json").lines[0]["completed"] == 3
+            submitted = (
+                "batch",
+                "submit",
+                "r.jsonl",
+                *chosen,
+                "--id",
+                f"of-{provider}",
+                "--metadata",
+                '{"a": "canary"}',
+            )
+            assert cli(*submitted, "--watch", "--json").lines[0]["completed"] == 3
+    [codec] = re.findall(r"^Encryption  the UI decodes by (\S+)", said, re.MULTILINE)
+    show = [temporal_binary(), "workflow", "show", "--workflow-id", "batch/of-google", "--address", address]
+    for given, readable in (((), False), (("--codec-endpoint", codec), True)):
+        shown = subprocess.run([*show, *given], capture_output=True, text=True, check=True).stdout
+        assert ('"canary"' in shown) is readable
+    [ui] = re.findall(r"UI (http://[\d.:]+)", said)
+    with urlopen(f"{ui}/api/v1/settings", timeout=10) as answer:
+        assert json.load(answer)["Codec"]["Endpoint"] == codec
     below = processes_below(running.pid)
     assert any("start-dev" in command for _, command in below)
     running.send_signal(signal.SIGTERM)
