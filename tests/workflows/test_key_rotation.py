@@ -6,15 +6,18 @@ import asyncio
 import base64
 import json
 import os
+import uuid
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload
+from temporalio.api.workflowservice.v1 import DescribeScheduleRequest
 from temporalio.client import Client
 
 from nightmill.client.codec import KEY_ID, codec_of
 from nightmill.client.nightmill import Nightmill
+from nightmill.client.schedules import apply_schedule, audit
 from nightmill.contracts import BatchStatus
 from nightmill.errors import NotConfigured
 from tests.lanes import PATIENCE, Lane, in_a_lane, until
@@ -127,3 +130,21 @@ async def keys_in(client: Client, workflow_id: str) -> set[str]:
 
     walk(json.loads((await client.get_workflow_handle(workflow_id).fetch_history()).to_json()))
     return found
+
+
+@in_a_lane
+async def test_a_schedule_is_written_anew_under_the_present_key(lane: Lane) -> None:
+    """As each worker does at its start: else its runs would need the old key for ever."""
+    name = f"rotated-{uuid.uuid4()}"
+    asked = DescribeScheduleRequest(namespace="default", schedule_id=name)
+    under = []
+    for keys in ({"ENCRYPTION_KEY": A}, {"ENCRYPTION_KEY": B, "ENCRYPTION_OLD_KEYS": f'["{A}"]'}):
+        lane.set(**keys)
+        with lane.stack.assembly() as assembly:
+            client = (await lane.stack.nightmill(assembly)).temporal
+            await apply_schedule(client, name, audit(assembly.settings))
+        stored = await client.workflow_service.describe_schedule(asked)
+        [payload] = stored.schedule.action.start_workflow.input.payloads
+        under.append(payload.metadata[KEY_ID].decode())
+    await client.get_schedule_handle(name).delete()
+    assert under == [name_of(A), name_of(B)]
