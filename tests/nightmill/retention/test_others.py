@@ -120,6 +120,29 @@ def test_a_document_that_somebody_waits_for_keeps_all_it_has(scene: Scene) -> No
     assert pages.texts("gone-told") == {"f2"}
 
 
+def test_a_document_whose_sync_begins_just_then_keeps_what_it_has(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = Pages(scene)
+    for name in ("d1", "d2"):
+        pages.add(name)
+        for number, days in enumerate((80, 60)):
+            pages.sync(name, f"f{number}", days)
+    began: list[str] = []
+    transaction = scene.database.transaction
+
+    def late(**given: Any) -> Any:
+        if not began:
+            began.append("d1")
+            pages.begin("d1", ago(0))
+        return transaction(**given)
+
+    monkeypatch.setattr(scene.database, "transaction", late)
+    assert scene.prune(kinds=[Kind.DOCUMENTS]) == {"texts": 1, "events": 2}
+    assert began
+    assert (pages.texts("d1"), pages.texts("d2")) == ({"f0", "f1"}, {"f1"})
+
+
 def test_crawls_that_have_ended_sweeps_and_hosts_that_nobody_asks_go(scene: Scene) -> None:
     Pages(scene).add("d1")
     crawls, hosts = CrawlRepository(scene.database), HostRepository(scene.database)
