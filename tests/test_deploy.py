@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from nightmill.settings import WorkerSettings
 from nightmill.storage import schema
 from nightmill.storage.engine import open_database
 from tests.conftest import QUICK, PostgresServer
+from tests.deploying import SECRET, settings_of_all
 from tests.stack import FAIRNESS, ROOT, TemporalServer, free_port, temporal_binary
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -28,9 +28,6 @@ OURS = {name for name, service in SERVICES.items() if "build" in service}
 # Images without a shell or anything else that could ask.
 UNASKED = {"otel-collector", "jaeger"}
 ONE_SHOT = {name for name, service in SERVICES.items() if service["restart"] == "no"}
-SECRET = re.compile(r"PASSWORD|PASSWD|PWD|SECRET|TOKEN|_KEY", re.IGNORECASE)
-# temporalio.envconfig (1.35).
-CONNECTION = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -117,7 +114,7 @@ def test_every_variable_of_ours_is_a_setting() -> None:
     used |= set(re.findall(r"^#?(NIGHTMILL_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     used |= set(re.findall(r"(NIGHTMILL_\w+)=", (ROOT / "Dockerfile").read_text()))
     assert used
-    assert used <= _settings()
+    assert used <= settings_of_all()
 
 
 def test_a_container_outlives_its_workers_grace() -> None:
@@ -271,88 +268,6 @@ def test_each_role_owns_its_databases_and_enters_no_others(bare_postgres: Postgr
     for role, database in (("nightmill", "temporal"), ("temporal", "nightmill")):
         with pytest.raises(psycopg.OperationalError, match="permission denied"):
             psycopg.connect(f"postgresql://{role}@/{database}?host={bare_postgres.folder}")
-
-
-KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
-CONTROLLED = list(yaml.safe_load_all((ROOT / "deploy/worker-controller.yaml").read_text()))
-
-
-def _pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What describes the pods, by the name of what makes them."""
-    found = {}
-    for document in documents:
-        spec = document.get("spec", {})
-        spec = spec.get("jobTemplate", {}).get("spec", spec)
-        if "template" in spec:
-            found[document["metadata"]["name"]] = spec["template"]["spec"]
-    return found
-
-
-PODS = _pods(KUBERNETES)
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_a_pod_is_bound(name: str) -> None:
-    (container,) = PODS[name]["containers"]
-    assert PODS[name]["automountServiceAccountToken"] is False
-    assert PODS[name]["securityContext"]["runAsNonRoot"] is True
-    assert PODS[name]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert "memory" in container["resources"]["limits"]
-    assert container["image"].endswith(f":{_version()}")
-
-
-def test_pods_that_work_are_asked_how_they_are_and_outlive_their_grace() -> None:
-    grace = WorkerSettings().shutdown_grace.total_seconds()
-    for name in ("nightmill-worker", "nightmill-slicing"):
-        (container,) = PODS[name]["containers"]
-        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        assert ports == {"health": WorkerSettings().health_port, "metrics": WorkerSettings().metrics_port}
-        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
-        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
-        assert PODS[name]["terminationGracePeriodSeconds"] > grace
-
-
-def test_every_variable_in_kubernetes_is_a_setting_and_no_secret() -> None:
-    (config,) = [document["data"] for document in KUBERNETES if document["kind"] == "ConfigMap"]
-    set_here = {one["name"] for pod in PODS.values() for each in pod["containers"] for one in each.get("env", [])}
-    used = config.keys() | set_here
-    assert used <= _settings()
-    assert not any(SECRET.search(name) for name in used)
-    assert not any(document["kind"] == "Secret" for document in KUBERNETES + CONTROLLED)
-
-
-def test_the_migration_is_named_for_the_version() -> None:
-    assert "nightmill-migrate-" + _version().replace(".", "-") in PODS
-
-
-def test_the_controllers_pods_are_the_deployments() -> None:
-    controlled = _pods(CONTROLLED)
-    assert controlled == {name: _unspread(PODS[name]) for name in ("nightmill-worker", "nightmill-slicing")}
-    connections = {document["metadata"]["name"] for document in CONTROLLED if document["kind"] == "Connection"}
-    for document in CONTROLLED:
-        if document["kind"] == "WorkerDeployment":
-            assert document["spec"]["workerOptions"]["connectionRef"]["name"] in connections
-
-
-def _unspread(pod: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in pod.items() if name != "topologySpreadConstraints"}
-
-
-def _version() -> str:
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
-
-
-def _settings() -> set[str]:
-    """The variables that Nightmill and Temporal's SDK read."""
-    table = (ROOT / "docs/settings.md").read_text()  # of the code: tests/test_docs.py
-    listed = set(re.findall(r"NIGHTMILL_[A-Z_<>]+", table))
-    providers = ("OPENAI", "ANTHROPIC", "GOOGLE", "XAI")
-    return {name.replace("<PROVIDER>", provider) for name in listed | CONNECTION for provider in providers}
 
 
 def _read(path: str) -> Any:
