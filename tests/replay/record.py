@@ -26,7 +26,7 @@ from nightmill.storage.engine import open_database
 from tests.lanes import Lane
 from tests.mailbox import Mailbox
 from tests.pages import article
-from tests.replay import document_scenes, recovery_scenes, slicing_scenes
+from tests.replay import document_scenes, recovery_scenes, slicing_scenes, told_scenes
 from tests.site import Site
 from tests.stack import Stack, TemporalServer, WebhookSink, requests
 from workflows.story import SEARCH_ATTRIBUTES
@@ -178,12 +178,13 @@ def main() -> None:
     server = TemporalServer()
     server.start()
     try:
-        for scene in SCENES:
+        for scene in (*SCENES, *told_scenes.SCENES):
             if not is_recorded(prefix, f"{name_of(scene)}-*"):
                 with on_stage(server, name_of(scene)) as stack:
+                    stack.extra = {**stack.extra, **told_scenes.SETTINGS.get(name_of(scene), {})}
                     stack.start_worker()
                     asyncio.run(play(scene, stack, prefix))
-        for document_scene in document_scenes.SCENES:
+        for document_scene in (*document_scenes.SCENES, *told_scenes.DOCUMENT_SCENES):
             if not is_recorded(prefix, f"document-{name_of(document_scene)}"):
                 with on_stage(server, f"document-{name_of(document_scene)}") as stack:
                     stack.start_worker()

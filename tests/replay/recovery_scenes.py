@@ -10,8 +10,10 @@ from typing import Any
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import AuditInput
+from nightmill.ids import part_tag
 from nightmill.sandbox import Sandbox
 from tests.stack import requests
+from tests.workflows.test_provider_audit import behind_our_back
 
 SETTINGS = {
     "NIGHTMILL_RECONCILER__GRACE": "0",
@@ -69,4 +71,18 @@ async def audited(nightmill: Nightmill, sandbox: Sandbox) -> list[str]:
     return [handle.id]
 
 
-SCENES: tuple[Callable[[Nightmill, Sandbox], Awaitable[list[str]]], ...] = (reconciled, ended_late, audited)
+async def orphaned(nightmill: Nightmill, sandbox: Sandbox) -> list[str]:
+    """An audit that finds a provider batch that no row owns, and tells of it."""
+    batch_id = await nightmill.submit(requests(3), provider="openai", model="gpt-5-mini")
+    await nightmill.wait(batch_id, timeout=timedelta(seconds=120))
+    behind_our_back(nightmill, batch_id, part_tag("gone", 0, 0, 0))
+    handle = await nightmill.temporal.start_workflow(
+        "ProviderAudit", AuditInput(), id="audit-of-orphans", task_queue=nightmill.assembly.settings.worker.task_queue
+    )
+    assert (await handle.result())["news"] == 1
+    return [handle.id]
+
+
+SCENES: tuple[Callable[[Nightmill, Sandbox], Awaitable[list[str]]], ...] = (
+    reconciled, ended_late, audited, orphaned,
+)  # fmt: skip

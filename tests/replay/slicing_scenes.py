@@ -12,6 +12,7 @@ from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import SlicingStatus
 from tests.lanes import PATIENCE, Lane, until
 from tests.slicing import breaker_of, command, row_of, slicing_here, small_pdf
+from tests.stack import WebhookSink
 
 OWNER = "mailto:owner@example.org"
 PAGES_OF_TWO_RANGES = 501
@@ -76,7 +77,7 @@ def set_up(lane: Lane, scene: str) -> None:
         profile["metadata_command"] = command("metadata")
     if scene == "timed_out":
         profile["job_timeout"] = "PT2S"
-    faults = "1" if scene == "opened" else "5"
+    faults = "1" if scene in ("opened", "hurried") else "5"
     slicing_here(lane, {profile_of(scene): profile}, BREAKER_FAULTS=faults, COOL_DOWN="1")
 
 
@@ -152,6 +153,32 @@ async def opened(stage: Stage) -> list[str]:
     return [*workflows, watch]
 
 
+async def hurried(stage: Stage) -> list[str]:
+    """A breaker that is open, and a canary that somebody does not want to wait for."""
+    stage.plan("exit")
+    sha256 = await stage.start()
+    await until(lambda: breaker_of(stage.nightmill, stage.profile).probes, within=PATIENCE)
+    stage.plan("cut")
+    watch = stage.nightmill.temporal.get_workflow_handle(ids.health_workflow_id(stage.profile))
+    await watch.signal("try_now")
+    await stage.end(sha256)
+    await watch.result()
+    return [watch.id]
+
+
+async def untold(stage: Stage) -> list[str]:
+    """An owner whose address is gone."""
+    sink = WebhookSink()
+    sink.answers[:] = [410]
+    pdf = small_pdf(stage.folder)
+    sha256 = await stage.nightmill.slicings.slice(pdf, profile=stage.profile, notify=sink.url)
+    found = await stage.end(sha256)
+    await stage.nightmill.temporal.get_workflow_handle(found[0]).result()
+    sink.close()
+    return found
+
+
 SCENES: tuple[Callable[[Stage], Awaitable[list[str]]], ...] = (
     plain, divided, tried_again, failed, refused, parked, canceled, timed_out, passed, opened,
+    hurried, untold,
 )  # fmt: skip

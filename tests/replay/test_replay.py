@@ -34,14 +34,6 @@ def replay(history: Path, workflows: list[type]) -> None:
     asyncio.run(replayer.replay_workflow(WorkflowHistory.from_json(started["workflowId"], text)))
 
 
-def test_there_are_histories_of_every_workflow() -> None:
-    started = [json.loads(path.read_text(encoding="utf-8"))["events"][0] for path in HISTORIES]
-    types = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in started}
-    documents = {"DocumentSync", "DocumentSyncSweep", "SiteCrawl", "DocumentSlicing", "SlicerHealth"}
-    recovery = {"Reconciler", "ExpirySweep", "ProviderAudit"}
-    assert types == {"ModelCompletionBatch", "ProviderBatch"} | documents | recovery
-
-
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.stem)
 def test_a_recorded_history_replays(history: Path) -> None:
     replay(history, [*WORKFLOWS, *SLICING_WORKFLOWS])
