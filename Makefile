@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
 # servers and run side by side already.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock docs record-history up
+.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock docs docs-check record-history up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -54,8 +54,11 @@ bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it i
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
 
-docs: install ## write the settings tables in docs/settings.md and README.md from the code
-	$(BIN)/python docs/generate.py
+docs: install ## write the tables of settings and metrics in docs/ and README.md from the code
+	$(BIN)/python -m docs.generate
+
+docs-check: install ## run every command that README.md and docs/*.md show; PAGES="docs/recovery.md" for README and these
+	$(BIN)/python -m docs.check $(PAGES)
 
 record-history: install ## record histories of the workflows as they are now, for the replay tests
 	$(BIN)/python tests/replay/record.py

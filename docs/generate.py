@@ -1,4 +1,4 @@
-"""Writes the tables of docs/settings.md, README.md and docs/metrics.md from the settings and metrics: `make docs`."""
+"""Writes the tables of docs/settings.md, README.md, docs/metrics.md and docs/jobs.md from the code: `make docs`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs import jobs_tables
 from nightmill.settings import ProviderSettings, Settings
 from nightmill.telemetry.metrics import METRICS
 
@@ -21,6 +22,20 @@ ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- settings: written by `make docs` -->", "<!-- end of settings -->"
 HEAD = "| variable | default | meaning |\n| --- | --- | --- |\n"
 GENERAL = "General"
+FIRST = (
+    "DATABASE_URL",
+    "STORAGE_URL",
+    "INPUT_ROOTS",
+    "<PROVIDER>__API_KEY",
+    "<PROVIDER>__BASE_URL",
+    "BATCH__POLL_SCHEDULE",
+    "DOCUMENTS__PLANS",
+    "SLICING__ISOLATION",
+    "NOTIFY__URLS",
+    "ENCRYPTION_KEY",
+)
+"""The settings that most installations set, as README shows them."""
+
 METRICS_BEGIN, METRICS_END = "<!-- metrics: written by `make docs` -->", "<!-- end of metrics -->"
 METRICS_HEAD = "| metric | in Prometheus | kind, unit | labels | meaning | recorded when |\n" + "| --- " * 6 + "|\n"
 
@@ -131,9 +146,14 @@ def by_section() -> str:
     return "\n".join(f"## {name}\n\n{HEAD}{''.join(map(str, found))}" for name, found in sections.items())
 
 
-def one_table() -> str:
-    """Return one table of all settings."""
-    return HEAD + "".join(map(str, rows()))
+def first_table() -> str:
+    """Return one table of the settings that README shows.
+
+    Raises:
+        LookupError: One of them is no setting.
+    """
+    found = {row.variable: str(row) for row in rows()}
+    return HEAD + "".join(found[f"NIGHTMILL_{name}"] for name in FIRST)
 
 
 def metrics_table() -> str:
@@ -162,10 +182,15 @@ def filled(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
 
 def pages() -> dict[Path, str]:
     """Return what each page should hold."""
-    tables = {ROOT / "docs" / "settings.md": by_section(), ROOT / "README.md": one_table()}
+    tables = {ROOT / "docs" / "settings.md": by_section(), ROOT / "README.md": first_table()}
     found = {path: filled(path.read_text(), table) for path, table in tables.items()}
     page = ROOT / "docs" / "metrics.md"
-    return found | {page: filled(page.read_text(), metrics_table(), METRICS_BEGIN, METRICS_END)}
+    found[page] = filled(page.read_text(), metrics_table(), METRICS_BEGIN, METRICS_END)
+    page = ROOT / "docs" / "jobs.md"
+    found[page] = page.read_text()
+    for name, table in jobs_tables.tables().items():
+        found[page] = filled(found[page], table, f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->")
+    return found
 
 
 def main() -> None:
