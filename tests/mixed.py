@@ -99,7 +99,7 @@ async def documents(nightmill: Nightmill, pages: Site) -> None:
         await nightmill.documents.add(pages.url(f"/{path}?{number}"), account=account, collection="docs", sync=False)
         for path in ("gone", 0, 1, 2, 3)
     ]
-    _due_since(nightmill, timedelta(hours=30))
+    _due_since(nightmill, timedelta(minutes=20))
     await nightmill.documents.sync_now(made[0])
     await nightmill.documents.sweep(account=account, limit=3)
     async with asyncio.timeout(PATIENCE.total_seconds()):
@@ -107,11 +107,12 @@ async def documents(nightmill: Nightmill, pages: Site) -> None:
             await asyncio.sleep(0.2)
 
 
-async def slicings(nightmill: Nightmill, folder: Path) -> None:
+async def slicings(nightmill: Nightmill, folder: Path, *, broken: bool = True) -> None:
     """Two PDFs that are cut up and one that is none."""
-    broken = folder / f"broken-{next(_numbers)}.pdf"
-    broken.write_bytes(b"%PDF-1.7 nothing " + str(broken).encode())
-    pdfs = [small_pdf(folder), small_pdf(folder, pages=7), broken]
+    pdfs = [small_pdf(folder), small_pdf(folder, pages=7)]
+    if broken:
+        pdfs.append(folder / f"broken-{next(_numbers)}.pdf")
+        pdfs[-1].write_bytes(b"%PDF-1.7 nothing " + str(pdfs[-1]).encode())
     found = [await nightmill.slicings.slice(pdf, profile="cut") for pdf in pdfs]
     await asyncio.gather(*(nightmill.slicings.wait(one, "cut", timeout=PATIENCE) for one in found))
 

@@ -82,5 +82,5 @@ def stat(title: str, description: str, unit: str, query: str, *limits: float, ri
 
 
 def total(by: str, metric: str, matchers: str = JOB) -> str:
-    """Return what was counted within the window, by some labels; 0 where nothing ever was."""
-    return f"sum by ({by}) ({counted(metric, matchers)}) or vector(0)"
+    """Return what was counted within the window, by some labels."""
+    return f"sum by ({by}) ({counted(metric, matchers)})"

@@ -152,7 +152,7 @@ WORKERS = Row(
             (
                 (f"sum(rate(temporal_request_total{{{JOB}}}[$window]))", "all"),
                 (
-                    f"sum by (status_code) (rate(temporal_request_failure_total{{{JOB}}}[$window])) or vector(0)",
+                    f"sum by (status_code) (rate(temporal_request_failure_total{{{JOB}}}[$window]))",
                     "failed {{status_code}}",
                 ),
             ),
@@ -193,7 +193,7 @@ PROVIDERS = Row(
             (
                 (
                     f"""sum by (server_address) (rate({HTTP}_count{{{JOB}, error_type!=""}}[$window]))"""
-                    f" / sum by (server_address) (rate({HTTP}_count{{{JOB}}}[$window])) or vector(0)",
+                    f" / sum by (server_address) (rate({HTTP}_count{{{JOB}}}[$window]))",
                     "{{server_address}}",
                 ),
             ),

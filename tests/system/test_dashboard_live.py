@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from temporalio.client import Client
 
 from nightmill.sandbox import Profile, Sandbox
 from tests import mixed, promql
@@ -45,6 +47,17 @@ def stack(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str) -> I
         built.stop()
 
 
+async def saved_queries_are_taken(stack: Stack) -> None:
+    text = (promql.DEPLOY.parent / "docs" / "operations.md").read_text()
+    section = text[text.index("### In Temporal's UI") : text.index("### In the log")]
+    client = await Client.connect(stack.server.address)
+    queries = re.findall(r"\| `([^`]+)` \|", section)
+    assert len(queries) > 5
+    for query in queries:
+        async for _ in client.list_workflows(query):
+            break
+
+
 def test_every_metric_and_label_that_is_asked_for_is_told(stack: Stack) -> None:
     port = mixed.measured_by(stack)
     worker = stack.fork_worker()
@@ -60,6 +73,7 @@ def test_every_metric_and_label_that_is_asked_for_is_told(stack: Stack) -> None:
             await mixed.losses(nightmill, stack.sandbox, stack.task_queue)
 
     asyncio.run(work())
+    asyncio.run(saved_queries_are_taken(stack))
     time.sleep(2)  # the core's measurements are taken over every second
     assert worker.poll() is None
     known = told(port) | BESIDE
