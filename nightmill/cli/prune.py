@@ -116,7 +116,9 @@ def delete(
         print_json({"batch_id": row.id, "status": row.status, "total": row.requests, "deleted_at": row.deleted_at})
         return
     say(f"Batch {row.id} is deleted: {row.requests:,} requests with their results and files.")
-    note(f"Temporal forgets its history after its own retention, or now: temporal workflow delete -w batch/{row.id}")
+    note(
+        f"Temporal keeps its history for its own retention. Now: temporal workflow delete --workflow-id batch/{row.id}"
+    )
 
 
 def _ask(row: BatchRow) -> None:

@@ -89,7 +89,7 @@ def test_a_deleted_batch_still_says_what_had_become_of_it(cli: Cli, scene: Scene
     ended = cli("batch", "delete", "old", "--yes", "--no-json")
     assert ended.code == 0
     assert ended.out == "Batch old is deleted: 4 requests with their results and files.\n"
-    assert "temporal workflow delete -w batch/old" in ended.err
+    assert "temporal workflow delete --workflow-id batch/old" in ended.err
 
     [shown] = cli("batch", "show", "old", "--json").lines
     assert shown["deleted_at"].endswith("Z")

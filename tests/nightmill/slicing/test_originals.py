@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from nightmill.storage.breakers import BreakerRepository
 from nightmill.storage.engine import Database
 from nightmill.storage.files import open_file_store
 from nightmill.storage.slicing_attempts import AttemptRepository
+from nightmill.storage.slicing_models import SlicingRow
 from nightmill.storage.slicings import SlicingRepository
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -77,3 +79,22 @@ def test_a_stored_document_whose_run_is_refused_says_so_and_waits_for_nobody(
     else:
         assert (row.status, row.error_code) == (SlicingStatus.FAILED, SlicingErrorCode.UNREADABLE)
         assert "the workflow id says" in (row.error or "")
+
+
+def test_a_pdf_that_a_prune_takes_away_before_there_is_a_row_is_kept_once_more(
+    originals: Originals, database: Database, tmp_path: Path
+) -> None:
+    pdf, settings = tmp_path / "g.pdf", SlicingSettings()
+    pdf.write_bytes(b"%PDF-1.4 the same again")
+    sha256 = originals.put(pdf)
+
+    class Late(SlicingRepository):
+        def open(self, ref: SlicingRef, **given: Any) -> SlicingRow:
+            originals.files.delete(f"slicings/{sha256}")
+            return super().open(ref, **given)
+
+    breaker = Breaker(BreakerRepository(database), settings)
+    jobs = SlicingJobs(settings, originals, originals.files, Late(database), AttemptRepository(database), breaker)
+    ref = SlicingRef(sha256=sha256, profile="gazette", run_id="r1")
+    jobs.open(OpenSlicing(ref=ref, asked=SlicingInput(source=str(pdf))), scheduled_at=NOON, now=NOON)
+    assert originals.files.size(f"slicings/{sha256}/original.pdf") == len(pdf.read_bytes())
