@@ -13,7 +13,7 @@ from textwrap import dedent
 LANGUAGES = ("console", "python", "json")
 
 _BLOCK = re.compile(r"((?:^ *<!--[^\n]*-->\n)*)^ *```(\w+)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-_NOTE = re.compile(r"<!-- (not run|given|stays until|exits with \d|with|shape of): (.*?) -->")
+_NOTE = re.compile(r"<!-- (not run|given|stays until|exits with \d+|with|shape of): (.*?) -->")
 
 
 class UnknownNote(ValueError):
@@ -32,7 +32,7 @@ class Block:
         not_run: Why it cannot be run here; empty: it is run.
         given: What must be there before it, which the page takes for granted: lines of a shell, or of Python.
         stays_until: Its last command stays in the foreground; it is up once it prints this. Empty: it ends.
-        exits: The exit codes of commands that do not end with 0, by how they begin.
+        exits: The exit codes of commands that do not end with 0, by the command, or by how it begins and a `*`.
         fillers: What stands for the words that a reader is to replace.
         shape_of: Of `json`: the command that prints an object of this shape; empty: none does.
     """
@@ -55,7 +55,7 @@ class Block:
 
     def expected(self, command: str) -> int:
         """Return the exit code that a command should have."""
-        return next((code for begin, code in self.exits.items() if command.startswith(begin)), 0)
+        return next((code for pattern, code in self.exits.items() if _fits(command, pattern)), 0)
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -90,10 +90,14 @@ def _block(page: Path, line: int, language: str, body: str, comments: str) -> Bl
         not_run="; ".join(notes.get("not run", ())),
         given=tuple(notes.get("given", ())),
         stays_until="".join(notes.get("stays until", ())),
-        exits={begin: int(note[-1]) for note, begins in notes.items() if note[:5] == "exits" for begin in begins},
+        exits={one: int(note.split()[-1]) for note, found in notes.items() if note[:5] == "exits" for one in found},
         fillers=dict(filler.split("=", 1) for filler in notes.get("with", ())),
         shape_of="".join(notes.get("shape of", ())),
     )
+
+
+def _fits(command: str, pattern: str) -> bool:
+    return command.startswith(pattern[:-1]) if pattern.endswith("*") else command == pattern
 
 
 def commands_of(text: str) -> Iterator[str]:

@@ -7,7 +7,8 @@ does not:
     <!-- not run: REASON -->                  it cannot be run here; listed at the end
     <!-- given: LINE -->                      what the page takes for granted, run first
     <!-- stays until: TEXT -->                the last command stays in the foreground and is up once it prints this
-    <!-- exits with 3: COMMAND -->            what begins so ends with another code than 0
+    <!-- exits with 3: COMMAND -->            this one does not end with 0; `nightmill prune *`: what begins so;
+                                              `Ctrl-C`: what stays, when it is interrupted
     <!-- with: DOCUMENT_ID=python-faq -->     what a reader fills in
     <!-- shape of: COMMAND -->                above JSON: what this prints has the same fields
 """
@@ -36,8 +37,9 @@ from docs.stand_ins import Mailbox, Site
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PATIENCE = 90.0
-PORTS = (7233, 8233, 8700, 8701, 8081, 9464, 8082, 8083, 8900)
+PATIENCE = 120.0
+STAYS = "Ctrl-C"
+PORTS = (7233, 8233, 8700, 8701, 8702, 8081, 9464, 8082, 8083, 8900)
 PAGES_AT_ONCE = 3
 
 RUN_PYTHON = """
@@ -84,13 +86,14 @@ class Surroundings:
             (r"https://example\.com", self.site, "the same"),
             (r"\bmake ", f"make -C {shlex.quote(str(ROOT))} ", "the commands run in a folder of their own"),
             (r"\bnightmill dev\b(?! --)", f"nightmill dev {ports}", "ports of its own"),
+            (r"\btemporal server start-dev\b", "temporal server start-dev --headless --port 8702", "the same"),
         ]
         return found + [(rf"\b{port}\b", str(free), "a free port") for port, free in self.ports.items()]
 
     def substituted(self, text: str, block: Block) -> str:
         """Return a text as it is run here."""
         for word, filler in block.fillers.items():
-            text = re.sub(rf"\b{re.escape(word)}\b", filler.replace("\\", r"\\"), text)
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", filler.replace("\\", r"\\"), text)
         for pattern, replacement, _ in self.substitutions:
             text = re.sub(pattern, replacement, text)
         return text
@@ -133,7 +136,7 @@ def steps_of(block: Block, surroundings: Surroundings) -> Iterator[tuple[str, st
         text = surroundings.substituted("\n".join([*block.given, block.text]), block)
         file = surroundings.folder / f"{block.page.stem}-{block.line}.py"
         file.write_text(text)
-        yield (f"python block at line {block.line}", f"python -W error -c {shlex.quote(RUN_PYTHON)} {file.name}")
+        yield (f"python block at line {block.line}", f"python -W error -c {shlex.quote(RUN_PYTHON)} {file}")
         return
     for command in [*block.given, *commands_of(block.shape_of or block.text)]:
         yield (command, surroundings.substituted(command, block))
@@ -178,15 +181,20 @@ def run_page(page: Path, surroundings: Surroundings, during: Callable[[], None] 
     """Run a page's blocks, then `during`, and interrupt what stays."""
     environment = surroundings.environment(installed=page != README)
     failures: list[Failure] = []
+    stayed: dict[str, Block] = {}
     blocks, began = [block for block in blocks_of(page) if block.runs], time.monotonic()
     with Shell(surroundings.folder, environment, name=page.stem) as shell:
         for block in blocks:
             failures += failures_of(block, shell, surroundings)
+            stayed |= {command: block for _, command in list(steps_of(block, surroundings))[-1:] if block.stays_until}
         print(f"{page.relative_to(ROOT)}: {len(blocks)} blocks, {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201
         during()
-        for command, ended in shell.interrupt():
-            if ended.code != 0:
-                failures.append(Failure(blocks[0], command, ended, f"exit code {ended.code} after Ctrl-C"))
+        for staying, ended in shell.interrupt():
+            block = stayed[staying.command]
+            expected = block.expected(STAYS)
+            if ended.code != expected:
+                reason = f"exit code {ended.code} after Ctrl-C instead of {expected}"
+                failures.append(Failure(block, staying.command, ended, reason))
     return failures
 
 

@@ -92,7 +92,7 @@ class Shell:
         self._staying.append(staying)
         return None
 
-    def interrupt(self) -> list[tuple[str, Ended]]:
+    def interrupt(self) -> list[tuple[Staying, Ended]]:
         """Interrupt what stays, the latest first, and return how each ended."""
         found = []
         while self._staying:
@@ -102,7 +102,7 @@ class Shell:
             ended = self._ask(f"wait {staying.process}", 40)
             if ended.code is None:
                 self._kill(staying)
-            found.append((staying.command, Ended(ended.code, staying.log.read_text())))
+            found.append((staying, Ended(ended.code, staying.log.read_text())))
         return found
 
     def _file(self, command: str) -> Path:

@@ -16,6 +16,9 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
+from docs.blocks import LANGUAGES, UnknownNote, blocks_of, commands_of
+from docs.check import difference_of
+from docs.jobs_tables import AREAS, activities, kinds_by_activity
 from nightmill import ids
 from nightmill.assembly import Assembly
 from nightmill.cli.app import app
@@ -48,6 +51,7 @@ from nightmill.settings import DocumentSettings, PlanSettings, Settings
 from nightmill.settings.recovery import ReconcilerSettings
 from nightmill.settings.slicing import SlicerSettings, SlicingSettings
 from nightmill.slicing.profiles import BUILT_IN
+from worker import SLICING_WORKFLOWS, WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "adr").glob("*.md"))]
@@ -278,6 +282,69 @@ def test_sandbox_names_every_field_and_action() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", page.read_text()):
         assert not target or (page.parent / target).exists(), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a page's headings have, as they are shown on the web."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_anchors_lead_to_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]*)\)", page.read_text()):
+        assert anchor in anchors_of(page.parent / target if target else page), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)", page_of("docs/README.md")))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_jobs_has_a_section_for_every_workflow() -> None:
+    text = page_of("docs/jobs.md")
+    for workflow in [*WORKFLOWS, *SLICING_WORKFLOWS]:
+        assert re.search(rf"^## .*`{workflow.__name__}`", text, re.MULTILINE), workflow
+
+
+def test_jobs_has_a_line_for_every_activity() -> None:
+    text = page_of("docs/jobs.md")
+    assert {activity.module for activity in activities()} == {
+        module for modules in AREAS.values() for module in modules
+    }
+    assert {activity.name for activity in activities()} <= set(kinds_by_activity())
+    for activity in activities():
+        assert f"| `{activity.name}` |" in text, activity
+        assert activity.says.endswith("."), f"{activity.name}: its docstring does not say what a repeat does"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    found = blocks_of(page)
+    assert len(found) == len(re.findall(rf"^ *```(?:{'|'.join(LANGUAGES)})\b", page.read_text(), re.MULTILINE))
+    for block in found:
+        assert block.language != "console" or block.not_run or list(commands_of(block.text)), block
+
+
+def test_a_comment_that_the_check_does_not_know_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not runn: needs Docker -->\n```console\nmake up\n```\n")
+    with pytest.raises(UnknownNote, match="not runn"):
+        blocks_of(page)
+
+
+def test_commands_are_split_where_a_shell_would() -> None:
+    text = "# a comment\ncat > x <<'END'\none\n\ntwo\nEND\n\ntrue \\\n  --it\necho 'a\nb'\n"
+    assert list(commands_of(text)) == ["cat > x <<'END'\none\n\ntwo\nEND", "true \\\n  --it", "echo 'a\nb'"]
+
+
+def test_json_of_another_shape_is_told() -> None:
+    assert not difference_of('{"a": 1, "b": {"c": []}}', 'a line\n{"b": {"c": [1]}, "a": 2}')
+    assert "b.d" in difference_of('{"a": 1, "b": {"c": []}}', '{"a": 1, "b": {"c": [], "d": 0}}')
+    assert difference_of("{}", "nothing") == "prints no JSON object"
 
 
 def test_targets_of_make_exist() -> None:
