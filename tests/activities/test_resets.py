@@ -155,7 +155,8 @@ async def test_what_is_encrypted_is_read_and_replayed(scene: Scene) -> None:
         handle = await secret.start("DocumentSync", start_signal="go_on")
         seen = await secret.ends(handle)
         assert (seen.failure_type, seen.failure) == ("Broken", "second fails")
-        new, point = await secret.reset(handle, Finding.FAILED)
+        why = f"its run is failed: {seen.failure}"
+        new, point = await secret.executions.reset(handle.id, seen.run_id, finding=Finding.FAILED, reason=why)
         assert point > 5
         await secret.client.get_workflow_handle(handle.id).signal("go_on")
         assert await secret.result(handle, new) == "third"
