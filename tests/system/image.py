@@ -69,7 +69,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Return what a command in a container of its own came to."""
     with image.started(command, environment) as container:
-        out, err = container.process.communicate(given, timeout=60)
+        out, err = container.process.communicate(given, timeout=120)
         return subprocess.CompletedProcess(list(command), container.process.returncode, out, err)
 
 
