@@ -69,6 +69,9 @@ class Shell:
         self.interrupt()
         with suppress(ProcessLookupError):
             os.killpg(self._bash.pid, signal.SIGKILL)
+        for pipe in (self._bash.stdin, self._bash.stdout):
+            if pipe is not None:
+                pipe.close()
         self._bash.wait()
 
     def run(self, command: str, timeout: float) -> Ended:

@@ -17,8 +17,9 @@ import typer.main
 from pydantic import BaseModel
 
 from docs.blocks import LANGUAGES, UnknownNote, blocks_of, commands_of
-from docs.check import difference_of
+from docs.check import Surroundings, difference_of, failures_of
 from docs.jobs_tables import AREAS, activities, kinds_by_activity
+from docs.shell import Shell
 from nightmill import ids
 from nightmill.assembly import Assembly
 from nightmill.cli.app import app
@@ -345,6 +346,33 @@ def test_json_of_another_shape_is_told() -> None:
     assert not difference_of('{"a": 1, "b": {"c": []}}', 'a line\n{"b": {"c": [1]}, "a": 2}')
     assert "b.d" in difference_of('{"a": 1, "b": {"c": []}}', '{"a": 1, "b": {"c": [], "d": 0}}')
     assert difference_of("{}", "nothing") == "prints no JSON object"
+
+
+def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- given: word=hello -->\n```console\necho $word > file\ngrep hello file\n```\n"
+        "<!-- exits with 3: exit_with 3 -->\n```console\n"
+        "exit_with() { return $1; }\nexit_with 3\nexit_with 4\ntouch never\n```\n"
+        "<!-- stays until: up -->\n```console\necho no; false\n```\n"
+        '<!-- shape of: echo \'{"b": 1}\' -->\n```json\n{"a": 1}\n```\n'
+        "<!-- stays until: up -->\n<!-- exits with 130: Ctrl-C -->\n```console\necho up; sleep 60\n```\n"
+    )
+    surroundings = Surroundings(tmp_path, "http://127.0.0.1:1", mail_port=1)
+    with Shell(tmp_path, surroundings.environment(installed=True), name="page") as shell:
+        found = [list(failures_of(block, shell, surroundings)) for block in blocks_of(page)]
+        ended = [ended.code for _, ended in shell.interrupt()]
+    told = [[(failure.command, failure.reason) for failure in each] for each in found]
+    assert told == [
+        [],
+        [("exit_with 4", "exit code 4 instead of 0")],
+        [("echo no; false", "does not come up: never printed 'up'")],
+        [("echo '{\"b\": 1}'", "has another shape: ['.a', '.b']")],
+        [],
+    ]
+    assert "no" in found[2][0].ended.output
+    assert ended == [130]
+    assert not (tmp_path / "never").exists()
 
 
 def test_targets_of_make_exist() -> None:
