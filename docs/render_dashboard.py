@@ -68,8 +68,8 @@ def main() -> int:
         if empty:
             sys.stderr.write(f"no data: {', '.join(empty)}\n")
             return 1
-        span = (min(curve.points[0][0] for found in curves.values() for curve in found), span[1])
-        _take_picture(page(dashboard, curves, span), height_of(dashboard), folder, asked.output)
+        began = min(curve.points[0][0] for panel in promql.panels("Memory") for curve in curves[panel["id"]])
+        _take_picture(page(dashboard, curves, (began, span[1])), height_of(dashboard), folder, asked.output)
     sys.stdout.write(f"{asked.output}: {asked.output.stat().st_size // 1024} KB\n")
     return 0
 

@@ -36,9 +36,10 @@ def recorded() -> dict[str, str]:
     return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
 
-def panels() -> list[dict[str, Any]]:
-    """Return the dashboard's panels, rows left out."""
-    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+def panels(title: str | None = None) -> list[dict[str, Any]]:
+    """Return the dashboard's panels, rows left out, all or those of a title."""
+    found = [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+    return [panel for panel in found if title in {None, panel["title"]}]
 
 
 def queries(panel: dict[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ def counted(metric: str, matchers: str = JOB) -> str:
     A series begins when something is counted first, often a whole batch at once, which increase() does not see.
     """
     series = f"{metric}{{{matchers}}}"
-    return f"(({series} unless {series} offset $window) or increase({series}[$window]))"
+    return f"(({series} unless present_over_time({series}[10m] offset $window)) or increase({series}[$window]))"
 
 
 def quantile(q: float, metric: str, by: str, matchers: str = JOB) -> str:

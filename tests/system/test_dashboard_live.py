@@ -13,9 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from temporalio.client import Client
 
+from nightmill.client.connection import register_search_attributes
 from nightmill.sandbox import Profile, Sandbox
 from tests import mixed, promql
 from tests.stack import Stack, TemporalServer
+from workflows.story import SEARCH_ATTRIBUTES
 
 pytestmark = [pytest.mark.server, pytest.mark.system]  # it takes as long as the tests of whole tools do
 
@@ -65,6 +67,7 @@ def test_every_metric_and_label_that_is_asked_for_is_told(stack: Stack) -> None:
     async def work() -> None:
         with stack.assembly() as assembly, mixed.site() as pages:
             nightmill = await stack.nightmill(assembly)
+            await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
             await asyncio.gather(
                 mixed.batches(nightmill, stack.sandbox),
                 mixed.documents(nightmill, pages),
