@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -10,7 +11,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client, Interceptor
 from temporalio.common import HeaderCodecBehavior
-from temporalio.envconfig import ClientConfigProfile
+from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill.client.converter import data_converter
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "localhost:7233"
 
+_TLS_VARIABLES = (
+    "TEMPORAL_TLS_SERVER_CA_CERT_PATH",
+    "TEMPORAL_TLS_SERVER_NAME",
+    "TEMPORAL_TLS_CLIENT_CERT_PATH",
+)
+_TLS_TROUBLE = re.compile(r"(?:InvalidCertificate|AlertReceived)\((\w+)")
+"""How the SDK's core (1.35) names what TLS failed of; the rest of its text is a tree of its own types."""
+
 
 async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Client:
     """Connect as `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_*` and profiles say.
@@ -36,8 +45,9 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
     """
     try:
         config = ClientConfigProfile.load().to_client_connect_config()
-    except Exception as error:
-        raise NotConfigured(f"Temporal profile: {error}") from error
+    except Exception as error:  # noqa: BLE001 - files, TOML and names fail in ways of their own
+        # Below its first line an error of TOML shows the line where it stands, which may be that of the API key.
+        raise NotConfigured(f"Temporal profile: {str(error).partition(chr(10))[0]}") from None
     config.setdefault("target_host", DEFAULT_ADDRESS)
     converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
     try:
@@ -50,9 +60,17 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
             interceptors=interceptors(),
         )
     except RuntimeError as error:
-        raise TemporalUnreachable(
-            f"no Temporal server at {config['target_host']}: set TEMPORAL_ADDRESS, or start one with `nightmill dev`"
-        ) from error
+        raise TemporalUnreachable(_unreachable(config, str(error))) from error
+
+
+def _unreachable(config: ClientConnectConfig, said: str) -> str:
+    """Return the line that says why there is no connection; `said` is the core's own text."""
+    where = config["target_host"]
+    found = _TLS_TROUBLE.search(said)
+    if config.get("tls") or found:
+        why = f" ({found[1]})" if found else ""
+        return f"no Temporal server at {where} by TLS{why}: see TEMPORAL_ADDRESS, {', '.join(_TLS_VARIABLES)}"
+    return f"no Temporal server at {where}: set TEMPORAL_ADDRESS, or start one with `nightmill dev`"
 
 
 def interceptors() -> list[Interceptor]:

@@ -19,6 +19,10 @@ class Authority:
         self._name = _name("Test authority")
         self._certificate = self._sign(self._name, self._key, [x509.BasicConstraints(ca=True, path_length=None)])
 
+    def pem(self) -> bytes:
+        """Return the authority's own certificate."""
+        return _pem(self._certificate)
+
     def client_context(self) -> ssl.SSLContext:
         """Trust this authority and no other."""
         return ssl.create_default_context(cadata=_pem(self._certificate).decode())
