@@ -187,7 +187,10 @@ def run_page(page: Path, surroundings: Surroundings, during: Callable[[], None] 
         for block in blocks:
             failures += failures_of(block, shell, surroundings)
             stayed |= {command: block for _, command in list(steps_of(block, surroundings))[-1:] if block.stays_until}
-        print(f"{page.relative_to(ROOT)}: {len(blocks)} blocks, {time.monotonic() - began:.0f} s", flush=True)  # noqa: T201
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"{page.relative_to(ROOT)}: {len(blocks)} blocks, {len(failures)} failed, {took}", flush=True)  # noqa: T201
+        for failure in failures:  # now, and again at the end: the other pages take minutes
+            print(f"  {failure}", flush=True)  # noqa: T201
         during()
         for staying, ended in shell.interrupt():
             block = stayed[staying.command]
