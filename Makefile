@@ -23,8 +23,8 @@ demo: install ## run all three jobs on a real Temporal server: batches, a site, 
 test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
 	$(PYTEST) $(SHARED) -m 'not slow and not system'
 
-test-full: install ## run the long tests as well
-	$(PYTEST) $(SHARED) -m 'not system'
+test-full: install ## run the long tests as well, and all of them in the workflow sandbox
+	NIGHTMILL_WORKER__WORKFLOW_SANDBOX=true $(PYTEST) $(SHARED) -m 'not system'
 
 test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
 	$(BIN)/python -m pytest tests/conformance

@@ -80,6 +80,13 @@ class Lane:
         """Change settings, by their names without `NIGHTMILL_`."""
         self.stack.extra = {**self.stack.extra, **{f"NIGHTMILL_{name}": value for name, value in settings.items()}}
 
+    def in_the_workflow_sandbox(self) -> None:
+        """Let the SDK refuse what is not deterministic: in one scene of each workflow, for it is a third of all CPU.
+
+        The recorded histories, which go all ways, are replayed in the sandbox, too.
+        """
+        self.set(WORKER__WORKFLOW_SANDBOX="true")
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Nightmill]:
         """Run a worker in this process."""

@@ -22,9 +22,9 @@ from tests.stuck import described, make_due, run_of
 
 
 def lane_that_recovers(lane: Lane, **settings: str) -> None:
-    """Let a lane repair at once, and spare it the workflow sandbox, which other tests are about."""
+    """Let a lane repair at once."""
     recovering_at_once(lane)
-    lane.set(**{"WORKER__WORKFLOW_SANDBOX": "false", **settings})
+    lane.set(**settings)
 
 
 @asynccontextmanager

@@ -201,8 +201,6 @@ class Stack:
             "NIGHTMILL_DOCUMENTS__HOST_DELAY": "0",
             "NIGHTMILL_DOCUMENTS__SWEEP": "false",
             "NIGHTMILL_LOG_FORMAT": "json",
-            # Off by default; here whatever is not deterministic is refused.
-            "NIGHTMILL_WORKER__WORKFLOW_SANDBOX": "true",
             "NIGHTMILL_WORKER__TASK_QUEUE": self.task_queue,
             "NIGHTMILL_WORKER__QUEUES": self.task_queue,
             "NIGHTMILL_SLICING__TASK_QUEUE": f"{self.task_queue}-slicing",

@@ -42,6 +42,7 @@ async def test_a_batch_goes_from_requests_to_results_with_every_provider(lane: L
 @pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/chat/completions"])
 @in_a_lane
 async def test_each_endpoint_answers_with_output_of_the_asked_schema(lane: Lane, endpoint: str) -> None:
+    lane.in_the_workflow_sandbox()
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     given = [{**request, "response_schema": schema} for request in requests(3)]
     async with lane.running() as nightmill:

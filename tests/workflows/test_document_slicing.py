@@ -97,6 +97,7 @@ async def test_a_gazette_becomes_the_slices_that_it_was_printed_with(lane: Lane)
 
 @in_a_lane
 async def test_what_a_slicer_says_is_cleaned_tagged_and_kept(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     slicing_here(lane, {"cut": profile("cut")})
     async with lane.running() as nightmill:
         summary = await sliced(nightmill, small_pdf(lane.stack.folder))

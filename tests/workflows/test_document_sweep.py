@@ -105,6 +105,7 @@ async def test_caps_hold_for_accounts_and_sweeps_and_what_is_left_comes_next(lan
 
 @in_a_lane
 async def test_sweeps_at_the_same_time_start_each_document_once(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     with Site({f"/{n}": article(n) for n in range(8)}) as site:
         async with lane.running() as nightmill:
             documents = await account_of(nightmill, "acme", [site.url(f"/{n}") for n in range(8)])

@@ -80,6 +80,7 @@ async def test_a_page_is_delivered_once_then_unchanged_then_delivered_when_it_re
 
 @in_a_lane
 async def test_a_second_request_is_answered_at_once_while_the_first_one_runs(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     site_page = page()
     with Site({"/harbour": Page(site_page.body, delay=2.0)}) as site:
         async with lane.running() as nightmill:

@@ -58,6 +58,7 @@ async def test_a_lost_batch_past_its_max_age_that_finished_is_harvested(lane: La
 
 @in_a_lane
 async def test_a_lost_batch_past_its_max_age_is_canceled_and_keeps_what_had_finished(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     lane_that_recovers(lane, BATCH__POLL_SCHEDULE="[600]")
     lane.sandbox.set_profile(finish_after=None, partial_share=0.6)
     async with lane.running() as nightmill:

@@ -135,6 +135,7 @@ async def test_operators_are_told_once_of_what_is_found_and_then_of_what_is_new(
 
 @in_a_lane
 async def test_a_key_that_fails_is_named_and_the_others_are_looked_at(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     lane.set(GOOGLE__API_KEY="invalid", ACCOUNTS__ACME__OPENAI__API_KEY="sandbox-key")
     with Mailbox() as mailbox:
         mailbox.notified_by(lane)

@@ -19,11 +19,6 @@ from tests.stuck import ended, repaired, run_of, start_by_hand, submitted, submi
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
-def lane_that_recovers(lane: Lane) -> None:
-    recovering_at_once(lane)
-    lane.set(WORKER__WORKFLOW_SANDBOX="false")
-
-
 async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus | None:
     """Return how the batch's run ended, once it has."""
     async with asyncio.timeout(60):
@@ -36,7 +31,7 @@ async def closed(nightmill: Nightmill, batch_id: str) -> WorkflowExecutionStatus
 
 @in_a_lane
 async def test_a_terminated_batch_goes_on_where_it_was(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    recovering_at_once(lane)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
         await run_of(nightmill, batch_id).terminate("by mistake")
@@ -53,7 +48,7 @@ async def test_a_terminated_batch_goes_on_where_it_was(lane: Lane) -> None:
 
 @in_a_lane
 async def test_a_batch_whose_workflow_was_deleted_is_started_again(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    recovering_at_once(lane)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
         await lose(nightmill.temporal, ids.batch_workflow_id(batch_id), "deleted")
@@ -65,7 +60,8 @@ async def test_a_batch_whose_workflow_was_deleted_is_started_again(lane: Lane) -
 
 @in_a_lane
 async def test_a_run_that_was_given_too_little_time_is_reset(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    lane.in_the_workflow_sandbox()
+    recovering_at_once(lane)
     lane.sandbox.set_profile(finish_after=None)
     async with lane.running() as nightmill:
         batch_id = await submitted_by_hand(lane, nightmill, run_timeout=timedelta(seconds=8))
@@ -81,7 +77,7 @@ async def test_a_run_that_was_given_too_little_time_is_reset(lane: Lane) -> None
 @in_a_lane
 async def test_a_run_that_failed_for_want_of_its_row_is_reset_once_the_row_is_back(lane: Lane) -> None:
     """An operator brings an empty database up, and then the right one."""
-    lane_that_recovers(lane)
+    recovering_at_once(lane)
     database, empty, right = (lane.stack.folder / name for name in ("nightmill.db", "empty.db", "right.db"))
     shutil.copyfile(database, empty)
     with lane.stack.assembly() as assembly:
@@ -103,7 +99,7 @@ async def test_a_run_that_failed_for_want_of_its_row_is_reset_once_the_row_is_ba
 
 @in_a_lane
 async def test_a_run_that_somebody_started_with_input_that_does_not_fit_is_given_what_is_stored(lane: Lane) -> None:
-    lane_that_recovers(lane)
+    recovering_at_once(lane)
     async with lane.running() as nightmill:
         batch_id = await submitted(lane, nightmill)
         await run_of(nightmill, batch_id).terminate("to start it anew")
@@ -118,7 +114,7 @@ async def test_a_run_that_somebody_started_with_input_that_does_not_fit_is_given
 @in_a_lane
 async def test_a_batch_that_cannot_be_submitted_at_all_ends_failed_and_its_handler_is_told(lane: Lane) -> None:
     """No request fits into a provider batch any more since somebody has lowered the limit."""
-    lane_that_recovers(lane)
+    recovering_at_once(lane)
     with lane.stack.assembly() as assembly:
         batch_id = await lane.submit(await lane.stack.nightmill(assembly))
     lane.set(OPENAI__MAX_BYTES="1024")

@@ -91,6 +91,7 @@ async def test_a_start_page_is_followed_by_its_links_within_the_site_and_robots_
 
 @in_a_lane
 async def test_the_bounds_of_a_crawl_are_kept_and_told(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     with Site({"/": article(50)}) as site:  # to which every page links
         for number in range(12):
             site.pages[f"/{number}"] = linking(number, f"/{number + 1}")

@@ -178,6 +178,7 @@ async def test_a_breaker_is_opened_and_closed_by_hand(lane: Lane) -> None:
 
 @in_a_lane
 async def test_the_built_in_slicer_passes_its_own_canary_and_lets_gazettes_go_on(lane: Lane) -> None:
+    lane.in_the_workflow_sandbox()
     slicing_here(lane)
     pdf = lane.stack.folder / "gazette.pdf"
     pdf.write_bytes(make_sample(SampleOptions(seed=4711, acts=2, pages=6)).pdf)
