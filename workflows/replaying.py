@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
@@ -29,6 +30,8 @@ PATIENCE = timedelta(seconds=30)
 """How long a replay may take. 4,000 events take about 2 s; without a bound, code that blocks would hold it for ever."""
 
 LONGEST_REASON = 500
+
+_INNER = re.compile(r'message: "((?:[^"\\]|\\.)+)"')
 
 logger = logging.getLogger("nightmill.replaying")
 
@@ -175,4 +178,6 @@ class _WatchedRunner(UnsandboxedWorkflowRunner):
 
 
 def _line(message: str) -> str:
+    inner = _INNER.search(message)  # the SDK's core wraps what it has to say into what its language prints
+    message = inner[1] if inner else message
     return " ".join(message.split())[:LONGEST_REASON] or "it fails, and does not say why"
