@@ -34,6 +34,7 @@ from nightmill.client.connection import connect, register_search_attributes
 from nightmill.client.health import checks_of, health_served
 from nightmill.client.runtime import worker_runtime
 from nightmill.client.schedules import apply_schedule, schedules_of
+from nightmill.concealing import concealed
 from nightmill.errors import NightmillError, NotConfigured
 from nightmill.health.readiness import Health, Phase
 from nightmill.settings import Settings, WorkerSettings, load_settings
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _keep_messages_constant()
         asyncio.run(run(settings))
     except NightmillError as error:
-        sys.stderr.write(f"nightmill: {error}\n")
+        sys.stderr.write(f"nightmill: {concealed(str(error))}\n")
         code = exit_code_of(error)
     finish(code)
 

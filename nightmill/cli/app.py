@@ -38,6 +38,7 @@ from nightmill.cli import (
 from nightmill.cli.ending import ExitCode, exit_code_of
 from nightmill.cli.output import note, one_line
 from nightmill.cli.tracing import command_traced
+from nightmill.concealing import concealed
 from nightmill.errors import NightmillError
 
 if TYPE_CHECKING:
@@ -109,15 +110,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _wrong_usage(error)
     except NightmillError as error:
         if verbose:
-            traceback.print_exc()
-        note(f"nightmill: {error}")
+            sys.stderr.write(concealed(traceback.format_exc()))
+        note(f"nightmill: {concealed(str(error))}")
         return exit_code_of(error)
     except SystemExit as error:  # typer's answer to a reader that wanted no more, as `head`
         return error.code if isinstance(error.code, int) else ExitCode.FAILED
     except Exception as error:  # noqa: BLE001 - a bug; people still get a line they can report
         if verbose:
-            traceback.print_exc()
-        note(f"nightmill: unexpected {type(error).__name__}: {error} (--verbose shows where)")
+            sys.stderr.write(concealed(traceback.format_exc()))
+        note(f"nightmill: unexpected {type(error).__name__}: {concealed(str(error))} (--verbose shows where)")
         return ExitCode.FAILED
 
 

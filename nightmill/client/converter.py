@@ -16,18 +16,21 @@ from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
-    DefaultFailureConverterWithEncodedAttributes,
+    DefaultFailureConverter,
     DefaultPayloadConverter,
     EncodingPayloadConverter,
     JSONPlainPayloadConverter,
 )
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, FailureError
 
 from nightmill.client.codec import ENCODING, KEY_ID, codec_of, unreadable
+from nightmill.concealing import concealed
 from nightmill.errors import NotConfigured
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
+    from temporalio.api.failure.v1 import Failure
+    from temporalio.converter import PayloadConverter
 
 _MAX_MESSAGE = 2_000  # what is refused may itself be as large as a payload, and its failure is one
 
@@ -73,7 +76,25 @@ class ClearPayloadConverter(CompositePayloadConverter):
         )
 
 
-DATA_CONVERTER = DataConverter(payload_converter_class=ClearPayloadConverter)
+class ConcealingFailureConverter(DefaultFailureConverter):
+    """The SDK's converter, which hides what this process knows as secret: a bug's message may hold anything."""
+
+    def _error_to_failure(self, error: FailureError, payload_converter: PayloadConverter, failure: Failure) -> None:
+        # Here and not in `to_failure`, which encrypts the text right after this.
+        super()._error_to_failure(error, payload_converter, failure)
+        failure.message, failure.stack_trace = concealed(failure.message), concealed(failure.stack_trace)
+
+
+class EncryptedFailureConverter(ConcealingFailureConverter):
+    """The same, whose texts are encrypted."""
+
+    def __init__(self) -> None:
+        super().__init__(encode_common_attributes=True)
+
+
+DATA_CONVERTER = DataConverter(
+    payload_converter_class=ClearPayloadConverter, failure_converter_class=ConcealingFailureConverter
+)
 
 
 def data_converter(
@@ -93,6 +114,4 @@ def data_converter(
         return DATA_CONVERTER
     if codec.present is None:
         return dataclasses.replace(DATA_CONVERTER, payload_codec=codec)
-    return dataclasses.replace(
-        DATA_CONVERTER, payload_codec=codec, failure_converter_class=DefaultFailureConverterWithEncodedAttributes
-    )
+    return dataclasses.replace(DATA_CONVERTER, payload_codec=codec, failure_converter_class=EncryptedFailureConverter)

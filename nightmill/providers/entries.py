@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
+from nightmill.concealing import concealed
 from nightmill.contracts import ErrorCode
 from nightmill.providers.base import Entry, EntryError, MalformedEntry
 
@@ -162,8 +163,8 @@ def rpc_error(message: Any, *, default: str, code: Any, status: Any = None) -> E
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line, at most `MAX_MESSAGE` characters long."""
-    text = " ".join(text[: 4 * MAX_MESSAGE].split())
+    """Return the text on one line, at most `MAX_MESSAGE` characters long, without secrets of ours that it quotes."""
+    text = concealed(" ".join(text[: 4 * MAX_MESSAGE].split()))
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 

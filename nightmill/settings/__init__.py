@@ -1,7 +1,11 @@
-"""Every setting, read once from the environment and `.env`. docs/settings.md and the README's table come from here."""
+"""Every setting, read once from the environment, `.env` and files of secrets.
+
+docs/settings.md and the README's table come from here.
+"""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,13 +20,15 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from nightmill.concealing import keep_secret
 from nightmill.contracts import Duration
 from nightmill.errors import NotConfigured
 from nightmill.ids import TASK_QUEUE
 from nightmill.settings.base import Section
 from nightmill.settings.recovery import ReconcilerSettings
+from nightmill.settings.secrets import SecretFiles, secret_values
 from nightmill.settings.serving import CodecSettings, EventsSettings
 from nightmill.settings.slicing import SlicingSettings
 
@@ -246,7 +252,6 @@ class Settings(BaseSettings):
         env_ignore_empty=True,  # compose files write `NAME=` for what is not set
         extra="ignore",
         frozen=True,
-        secrets_dir=None,
     )
 
     database_url: str = Field(
@@ -287,6 +292,18 @@ class Settings(BaseSettings):
     codec: CodecSettings = CodecSettings()
     events: EventsSettings = EventsSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from; what is first wins."""
+        return init_settings, env_settings, dotenv_settings, SecretFiles(settings_cls)
 
     @model_validator(mode="before")
     @classmethod
@@ -339,14 +356,19 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and `.env`.
+    """Read the settings from the environment, `.env` and files of secrets; what is secret is hidden from now on.
 
     Raises:
         NotConfigured: A value cannot be used; the message names the variable.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         variable = "NIGHTMILL_" + "__".join(str(step).upper() for step in first["loc"])
         raise NotConfigured(f"{variable}: {first['msg']}") from None
+    except SettingsError as error:  # its text names the section and nothing of the value
+        section = next(iter(re.findall(r'field "(\w+)"', str(error))), "")
+        raise NotConfigured(f"NIGHTMILL_{section.upper()}…: a list or an object is written as JSON") from None
+    keep_secret(secret_values(settings))
+    return settings

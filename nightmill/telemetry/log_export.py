@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry._logs import SeverityNumber
 
+from nightmill.concealing import concealed
 from nightmill.telemetry.logs import fields_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ExportingHandler(logging.Handler):
             attributes = {name: _value(value) for name, value in fields_of(record).items() if value is not None}
             if record.exc_info and record.exc_info[0] is not None:
                 attributes["exception.type"] = record.exc_info[0].__name__
-                attributes["exception.stacktrace"] = logging.Formatter().formatException(record.exc_info)
+                attributes["exception.stacktrace"] = concealed(logging.Formatter().formatException(record.exc_info))
             number, text = next(
                 ((number, text) for level, number, text in _SEVERITIES if record.levelno >= level),
                 (SeverityNumber.DEBUG, "DEBUG"),
@@ -53,7 +54,7 @@ class ExportingHandler(logging.Handler):
                 timestamp=int(record.created * 1e9),
                 severity_number=number,
                 severity_text=text,
-                body=record.getMessage(),
+                body=concealed(record.getMessage()),
                 attributes=attributes,
             )
         except Exception:  # noqa: BLE001 - as every handler does: what is logged never stops who logs it
@@ -62,10 +63,12 @@ class ExportingHandler(logging.Handler):
 
 def _value(value: Any) -> Any:
     """Return a field as OTLP can carry it."""
-    if isinstance(value, (str, bool, int, float)):
+    if isinstance(value, str):
+        return concealed(value)
+    if isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
         return {str(name): _value(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return [_value(one) for one in value]
-    return str(value)
+    return concealed(str(value))

@@ -1,6 +1,7 @@
 """Logs: JSON lines off a terminal, readable text on one; values are in fields, never in the message.
 
-A JSON line that belongs to a trace names it, by `trace_id` and `span_id` as OpenTelemetry's tools write them.
+What the settings hold as secret is hidden. A JSON line that belongs to a trace names it, by `trace_id` and `span_id` as
+OpenTelemetry's tools write them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+
+from nightmill.concealing import concealed
 
 if TYPE_CHECKING:
     from nightmill.settings import Settings
@@ -43,7 +46,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return concealed(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -54,7 +57,7 @@ class TextFormatter(logging.Formatter):
         fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items() if value is not None)
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         text = f"{when} {record.levelname:<7} {record.getMessage()}  {fields}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return concealed(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 def _trace() -> dict[str, str]:

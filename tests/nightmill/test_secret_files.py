@@ -1,0 +1,109 @@
+"""Secrets that a container platform gives as files, and what the process then knows to hide."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nightmill.concealing import concealed
+from nightmill.errors import NotConfigured
+from nightmill.settings import load_settings
+from nightmill.settings.secrets import LARGEST, origin_of
+from tests.canaries import Canaries, secret_settings
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of secrets, and no variable of ours besides it."""
+    for name in list(os.environ):
+        if name.startswith("NIGHTMILL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "secrets"
+    made.mkdir()
+    monkeypatch.setenv("NIGHTMILL_SECRETS_DIR", str(made))
+    return made
+
+
+def test_every_secret_setting_can_be_a_file_and_is_hidden_from_then_on(folder: Path) -> None:
+    canaries = Canaries()
+    for variable, value in canaries.variables({}).items():
+        (folder / variable.lower()).write_text(f"{value}\n")
+    settings = load_settings()
+    assert settings.api_key("openai", None).get_secret_value() == canaries.planted["NIGHTMILL_OPENAI__API_KEY"]
+    assert settings.api_key("openai", "acme").get_secret_value()
+    assert settings.openai.base_url == "https://api.openai.com/v1", "what is beside a key keeps its default"
+    assert len(canaries.planted) == len(secret_settings())
+    for place, value in canaries.planted.items():
+        assert value not in concealed(f"cannot use {value} there"), place
+
+
+def test_a_variable_goes_before_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "nightmill_openai__api_key").write_text("from the file")
+    (folder / "nightmill_xai__api_key").write_text("from the file")
+    monkeypatch.setenv("NIGHTMILL_OPENAI__API_KEY", "from the environment")
+    settings = load_settings()
+    assert settings.api_key("openai", None).get_secret_value() == "from the environment"
+    assert settings.api_key("xai", None).get_secret_value() == "from the file"
+    assert origin_of("NIGHTMILL_OPENAI__API_KEY") == "the environment"
+    assert origin_of("NIGHTMILL_XAI__API_KEY") == str(folder / "nightmill_xai__api_key")
+    assert origin_of("NIGHTMILL_GOOGLE__API_KEY") is None
+
+
+def test_any_setting_can_be_a_file_such_as_the_databases_url(folder: Path) -> None:
+    (folder / "NIGHTMILL_DATABASE_URL").write_text("postgresql://nightmill:s3cret-and-long@db/nightmill\r\n")
+    (folder / "nightmill_webhook__secret").write_text("")
+    assert load_settings().database_url == "postgresql://nightmill:s3cret-and-long@db/nightmill"
+    assert load_settings().webhook.secret is None, "a blank file is as an unset variable"
+    assert concealed("password s3cret-and-long") == "password ***"
+
+
+def test_links_are_followed_as_kubernetes_mounts_them_and_other_files_are_left_alone(folder: Path) -> None:
+    hidden = folder / "..2026_11_22"
+    hidden.mkdir()
+    (hidden / "nightmill_openai__api_key").write_text("a-key")
+    (folder / "..data").symlink_to(hidden.name)
+    (folder / "nightmill_openai__api_key").symlink_to("..data/nightmill_openai__api_key")
+    (folder / "postgres_password").write_bytes(b"\xff" * (LARGEST + 1))
+    assert load_settings().api_key("openai", None).get_secret_value() == "a-key"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"x" * (LARGEST + 1), "larger than 65,536 bytes"), (b"\xff\xfe", "is not text in UTF-8")],
+    ids=["too large", "no text"],
+)
+def test_a_file_that_cannot_be_a_secret_is_named_and_not_shown(folder: Path, content: bytes, says: str) -> None:
+    path = folder / "nightmill_openai__api_key"
+    path.write_bytes(content)
+    with pytest.raises(NotConfigured, match=says) as refused:
+        load_settings()
+    assert str(path) in str(refused.value)
+
+
+def test_a_file_that_is_not_there_any_more_is_named(folder: Path) -> None:
+    (folder / "nightmill_openai__api_key").symlink_to("gone")
+    with pytest.raises(NotConfigured, match=r"nightmill_openai__api_key: cannot be read \(No such file or directory\)"):
+        load_settings()
+
+
+def test_a_folder_that_was_named_must_be_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMILL_SECRETS_DIR", str(folder / "nowhere"))
+    with pytest.raises(NotConfigured, match=r"NIGHTMILL_SECRETS_DIR: .*nowhere is not a folder"):
+        load_settings()
+
+
+def test_a_list_that_is_no_json_is_named_and_not_shown(folder: Path) -> None:
+    (folder / "nightmill_encryption_old_keys").write_text("Kanari0123456789")
+    with pytest.raises(NotConfigured, match="NIGHTMILL_ENCRYPTION_OLD_KEYS") as refused:
+        load_settings()
+    assert "Kanari" not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["nightmill", "abc1"])
+def test_what_stands_in_every_text_is_not_hidden(folder: Path, password: str) -> None:
+    (folder / "nightmill_notify__smtp_password").write_text(password)
+    load_settings()
+    assert concealed(f"logger of {password}") == f"logger of {password}"
