@@ -48,9 +48,11 @@ def stack(
         built.stop()
 
 
-def test_a_batch_is_polled_when_it_is_due_told_once_and_left_alone_by_the_reconciler(stack: Stack) -> None:
+def test_a_batch_goes_as_ever_and_a_document_is_due_again_as_its_worker_sees_it(stack: Stack) -> None:
     sink = WebhookSink()
+    stack.start_worker()
     asyncio.run(_batch(stack, sink))
+    asyncio.run(_document(stack, timedelta(days=float(stack.extra["FAKETIME"].removesuffix("d")))))
     sink.close()
     [made] = stack.sandbox.batches()
     assert made["requests"] == 5
@@ -61,7 +63,6 @@ async def _batch(stack: Stack, sink: WebhookSink) -> None:
     with stack.assembly() as assembly:
         nightmill = await stack.nightmill(assembly)
         await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
-        stack.start_worker()
         batch_id = await nightmill.submit(
             requests(5),
             provider="openai",
@@ -87,15 +88,10 @@ async def _batch(stack: Stack, sink: WebhookSink) -> None:
     assert f'"time": "{datetime.now(UTC):%Y-%m-%d}' not in log, "its clock was off"
 
 
-def test_a_document_is_synced_and_due_again_by_its_plan_as_its_worker_sees_it(stack: Stack) -> None:
-    asyncio.run(_document(stack, timedelta(days=float(stack.extra["FAKETIME"].removesuffix("d")))))
-
-
 async def _document(stack: Stack, off: timedelta) -> None:
     with stack.assembly() as assembly, Site({"/0": article(0)}) as site:
         nightmill = await stack.nightmill(assembly)
         await register_search_attributes(nightmill.temporal, SEARCH_ATTRIBUTES)
-        stack.start_worker()
         await nightmill.documents.add_account("acme", "daily")
         document_id = await nightmill.documents.add(site.url("/0"), account="acme", collection="docs", sync=False)
         outcome = await nightmill.documents.sync(document_id)
