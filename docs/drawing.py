@@ -91,6 +91,7 @@ def _number(panel: dict[str, Any], curves: list[Curve]) -> str:
     for step in defaults.get("thresholds", {}).get("steps", []):
         if step["value"] is None or value >= step["value"]:
             color = {"green": "#3c8b3c", "orange": "#d9822b", "red": "#c4262e"}[step["color"]]
+    value = round(value) if defaults.get("decimals") == 0 else value
     text = words[int(value)] if words else shown(value, defaults["unit"])
     return f'<div class="value" style="color:{color}">{escape(text)}</div>'
 
@@ -99,6 +100,8 @@ def _chart(panel: dict[str, Any], curves: list[Curve], width: int, span: tuple[f
     height, left = panel["gridPos"]["h"] * LINE - 62, 56
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
+    curves = [Curve(curve.legend, [point for point in curve.points if point[0] >= span[0]]) for curve in curves]
+    curves = [curve for curve in curves if curve.points]
     curves = sorted(curves, key=lambda curve: -max(value for _, value in curve.points))  # the legend's end is cut off
     if stacked:
         curves = _piled(curves)

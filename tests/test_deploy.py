@@ -143,7 +143,7 @@ def test_prometheus_scrapes_what_listens() -> None:
     jobs = {job["job_name"]: job for job in _read("deploy/prometheus/prometheus.yml")["scrape_configs"]}
     ours = jobs["nightmill"]["dns_sd_configs"][0]
     assert ours["port"] == WorkerSettings().metrics_port
-    assert set(ours["names"]) == {"worker", "slicing-worker"}
+    assert set(ours["names"]) == {"worker", "slicing-worker", "events"}
     assert "EXPOSE 8081 9464" in (ROOT / "Dockerfile").read_text()
     targets = {
         target for job in jobs.values() for config in job.get("static_configs", []) for target in config["targets"]

@@ -92,6 +92,8 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
         defaults["mappings"] = [{"type": "value", "options": mapping}]
     options: dict[str, Any]
     if panel.kind == "stat":
+        if panel.unit == "none":
+            defaults["decimals"] = 0  # increase() is an estimate: 1.03 is one
         options = {
             "colorMode": "value" if panel.limits else "none",
             "graphMode": "none",
