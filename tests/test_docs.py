@@ -356,7 +356,8 @@ def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
         "exit_with() { return $1; }\nexit_with 3\nexit_with 4\ntouch never\n```\n"
         "<!-- stays until: up -->\n```console\necho no; false\n```\n"
         '<!-- shape of: echo \'{"b": 1}\' -->\n```json\n{"a": 1}\n```\n'
-        "<!-- stays until: up -->\n<!-- exits with 130: Ctrl-C -->\n```console\necho up; sleep 60\n```\n"
+        "<!-- stays until: up -->\n<!-- exits with 130: Ctrl-C -->\n```console\n"
+        "python -c 'import time; print(\"up\", flush=True); time.sleep(60)' 2>/dev/null\n```\n"
     )
     surroundings = Surroundings(tmp_path, "http://127.0.0.1:1", mail_port=1)
     with Shell(tmp_path, surroundings.environment(installed=True), name="page") as shell:
