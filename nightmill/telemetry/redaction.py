@@ -22,6 +22,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@\"']+@")
 _SCHEMES = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
 _KEY_LIKE = re.compile(r"\b(?:sk|xai|gsk|whsec|ghp|glpat|xoxb)[-_][\w*.-]{6,}|\bAIza[\w-]{6,}|\bAKIA[A-Z0-9]{12,}")
 _NAME = re.compile(r"""(?<![A-Za-z0-9_])([A-Za-z][\w.-]{0,200})["']?\s*([=:])(?!//)\s*""")
+_OPTION = re.compile(r"(?<![^\s\[(\"'])(--?[A-Za-z][\w-]{0,200})([\"',]*\s+[\"']?)([^\s\"',-][^\s\"',]*)")
 _VALUES = {
     "=": re.compile(r"\"[^\"]*\"|'[^']*'|[\"']?[^\s\"'&,;]+"),
     ":": re.compile(r"\"[^\"]*\"|'[^']*'|[\"']?[^\n\"',]+"),  # a header's value may hold blanks
@@ -55,6 +56,7 @@ def without_secrets(text: str) -> str:
     text = _URL_CREDENTIALS.sub(f"{HIDDEN}@", text)
     text = _SCHEMES.sub(rf"\1 {HIDDEN}", text)
     text = _KEY_LIKE.sub(HIDDEN, text)
+    text = _OPTION.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}" if _is_secret(found[1]) else found[0], text)
     parts, at = [], 0
     while (name := _NAME.search(text, at)) is not None:
         value = _VALUES[name[2]].match(text, name.end()) if _is_secret(name[1]) else None
