@@ -269,6 +269,11 @@ class Settings(BaseSettings):
     encryption_old_keys: tuple[SecretStr, ...] = Field(
         default=(), description="JSON list of former keys, which still decrypt what they encrypted"
     )
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="folder of files that hold settings, each named as its variable in lower case; a variable of the "
+        "environment only. Unset: `/run/secrets`, if it is there",
+    )
     log_format: Literal["auto", "json", "text"] = Field(default="auto", description="`auto`: text on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least level logged")
     openai: ProviderSettings = ProviderSettings(base_url="https://api.openai.com/v1")
