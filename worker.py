@@ -177,7 +177,7 @@ def rehearsal(converter: DataConverter, namespace: str = "default") -> Rehearsal
 
 def _for_workflows(limits: WorkerSettings) -> dict[str, Any]:
     return {
-        # Off by default: it is a fifth of a worker's CPU. The tests run with it on (ADR 6).
+        # Off by default: it is a fifth of a worker's CPU, and what it refuses the tests have refused before (ADR 6).
         "workflow_runner": SandboxedWorkflowRunner() if limits.workflow_sandbox else UnsandboxedWorkflowRunner(),
         "max_cached_workflows": limits.max_cached_workflows,
         "sticky_queue_schedule_to_start_timeout": STICKY_TIMEOUT,
