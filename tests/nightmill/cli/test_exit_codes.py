@@ -19,20 +19,19 @@ HISTORY = ROOT / "tests" / "replay" / "histories" / "0.1.0-document-skipped.json
 @pytest.mark.parametrize(
     "runs",
     [
-        pytest.param(5, id="5", marks=pytest.mark.timeout(300)),
-        pytest.param(100, id="100", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(4, id="4", marks=pytest.mark.timeout(300)),
+        pytest.param(100, id="100", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_a_short_command_ends_with_the_code_that_is_meant(stack: Stack, tmp_path: Path, runs: int) -> None:
     changed = tmp_path / "changed.json"
     changed.write_text(HISTORY.read_text().replace('"name": "sync_document"', '"name": "sync_otherwise"'))
     nowhere = {"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"}
-    # All but one have the SDK's core run, which is what may crash.
+    # All but the last have the SDK's core run, which is what may crash.
     meant: list[tuple[int, list[str], dict[str, str]]] = [
         (1, ["replay", str(changed)], {}),
         (0, ["schedules", "list"], {}),
         (5, ["schedules", "list"], nowhere),
-        (0, ["replay", str(HISTORY)], {}),
         (2, ["batch", "show", "nobody"], {}),
     ]
     wrong: Counter[str] = Counter()
