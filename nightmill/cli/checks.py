@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightmill.cli.output import size_of
-from nightmill.cli.stack import PROVIDERS, temporal_program
-from nightmill.errors import AccessDenied, NightmillError, NotConfigured, SchemaOutdated, StorageUnavailable
+from nightmill.concealing import concealed
+from nightmill.errors import InvalidInput, NightmillError, NotConfigured
 
 if TYPE_CHECKING:
-    from temporalio.client import Client
-
     from nightmill.assembly import Assembly
     from nightmill.settings import Settings
 
 LITTLE_SPACE = 2_000_000_000
 """A batch of 200 MB takes about five times its size on the way: file, rows, results, rows, write-ahead log."""
 
-CLOCK_TOLERANCE = timedelta(seconds=30)
-"""Signed webhooks are refused when five minutes off; thirty seconds are no accident any more."""
+PATIENCE = timedelta(seconds=15)
+"""For all groups together; they are looked at side by side, so that what hangs holds nobody up."""
 
-RELEASED = datetime(2026, 1, 1, tzinfo=UTC)
+_SLOW_TO_LOAD = (
+    "nightmill.client.connection",
+    "nightmill.client.schedules",
+    "nightmill.storage.schema",
+    "workflows.story",
+)
+
+GROUPS = (
+    "settings",
+    "database",
+    "storage",
+    "temporal",
+    "providers",
+    "serving",
+    "notices",
+    "documents",
+    "slicing",
+    "recovery",
+    "machine",
+)
 
 
 class State(Enum):
@@ -51,6 +65,7 @@ class Finding:
         message: One line.
         fix: What to do about it.
         unreachable: Temporal or the database did not answer.
+        group: Of which group of checks it is.
     """
 
     name: str
@@ -58,255 +73,162 @@ class Finding:
     message: str
     fix: str | None = None
     unreachable: bool = False
+    group: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding for programs."""
-        return {"check": self.name, "state": self.state.value, "message": self.message, "fix": self.fix}
+        return {
+            "check": self.name,
+            "state": self.state.value,
+            "message": self.message,
+            "fix": self.fix,
+            "group": self.group,
+        }
 
 
-def examine() -> Iterator[Finding]:
-    """Yield the findings, one check after the other."""
+@dataclass(frozen=True)
+class Look:
+    """One thing to look at, on a thread of its own.
+
+    Attributes:
+        group: Of which group it is.
+        name: What the finding is called that says that it did not end.
+        findings: Yields what is found.
+    """
+
+    group: str
+    name: str
+    findings: Callable[[], Iterable[Finding]]
+
+
+@dataclass
+class _Looking:
+    look: Look
+    found: list[Finding] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        try:
+            for each in self.look.findings():
+                self.found.append(each)
+        except Exception as error:  # noqa: BLE001 - one check must not hide the others, and this is what it found
+            fix = "`nightmill --verbose doctor` may tell more; if it stays, report it as a bug"
+            self.found.append(Finding(self.look.name, State.FAIL, reason_of(error), fix))
+        finally:
+            self.ended.set()
+
+
+def examine(only: Collection[str] = ()) -> Iterator[Finding]:
+    """Yield the findings, group after group, within about `PATIENCE`; no message holds a secret that we know.
+
+    Args:
+        only: Names of the groups to look at; none means all.
+
+    Raises:
+        InvalidInput: There is no such group.
+    """
+    if unknown := sorted(set(only) - set(GROUPS)):
+        raise InvalidInput(f"--only: {', '.join(unknown)}; known are {', '.join(GROUPS)}")
+    for finding in _examined(only):
+        fix = None if finding.fix is None else concealed(finding.fix)
+        yield replace(finding, message=concealed(finding.message), fix=fix)
+
+
+def _examined(only: Collection[str]) -> Iterator[Finding]:
     from nightmill.assembly import assembled
-    from nightmill.cli.document_checks import examine_documents  # which is made of our findings, as are the next ones
-    from nightmill.cli.recovery_checks import examine_recovery
-    from nightmill.cli.slicing_checks import examine_mail, examine_slicing
     from nightmill.settings import load_settings
 
     try:
         settings = load_settings()
     except NotConfigured as error:
-        yield Finding("settings", State.FAIL, str(error), "see the table of settings in the README")
+        fix = "see docs/settings.md, where every setting stands"
+        yield Finding("settings", State.FAIL, str(error), fix, group="settings")
         return
-    yield Finding("settings", State.OK, "every setting can be read")
-    with assembled(settings) as assembly:
-        yield from _database(assembly)
-        yield _storage(assembly)
-        yield from asyncio.run(_temporal(settings))
-        yield _temporal_program()
-        yield from _providers(assembly)
-        yield _webhooks(settings)
-        yield from examine_mail(settings)
-        yield from examine_documents(assembly)
-        yield from examine_slicing(assembly)
-        yield from examine_recovery(assembly)
-        yield _space(settings)
-        yield _clock(assembly)
+    except (OSError, UnicodeError) as error:  # `.env` is none of the environment's: a file that cannot be read
+        fix = "let this user read .env, and save it as UTF-8"
+        yield Finding("settings", State.FAIL, f".env: {reason_of(error)}", fix, group="settings")
+        return
+    for slow in _SLOW_TO_LOAD:  # before time counts, and not on several threads at once
+        import_module(slow)
+    with assembled(_impatient(settings)) as assembly:
+        for part in ("database", "files"):
+            try:  # what several threads ask for is built before they do
+                getattr(assembly, part)
+            except Exception:  # noqa: BLE001, S112 - the check of this part says so
+                continue
+        looks = [look for look in _looks(assembly) if not only or look.group in only]
+        if not has_database(settings):
+            looks = [look for look in looks if look.group not in ("documents", "recovery")]
+        yield from looked(looks, PATIENCE)
 
 
-def _database(assembly: Assembly) -> Iterator[Finding]:
-    from sqlalchemy import make_url
+def _looks(assembly: Assembly) -> list[Look]:
+    from nightmill.cli.database_checks import examine_database, examine_storage  # made of our findings, as are others
+    from nightmill.cli.document_checks import examine_documents
+    from nightmill.cli.machine_checks import examine_machine
+    from nightmill.cli.provider_checks import examine_addresses, examine_key, keys_of, label_of
+    from nightmill.cli.recovery_checks import examine_recovery
+    from nightmill.cli.serving_checks import examine_notices, examine_serving
+    from nightmill.cli.setting_checks import examine_settings
+    from nightmill.cli.slicing_checks import examine_mail, examine_slicing
+    from nightmill.cli.temporal_checks import examine_temporal
 
-    from nightmill.storage import schema
-
-    try:
-        url = make_url(assembly.settings.database_url)
-        shown = url.render_as_string(hide_password=True)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-            yield Finding("database", State.FAIL, f"{shown}: there is no such file yet", "run `nightmill db upgrade`")
-            return
-        current = schema.current_revision(assembly.database)
-        yield Finding("database", State.OK, f"{shown} answers")
-        schema.check(assembly.database)
-        yield Finding("database schema", State.OK, f"version {current}")
-    except SchemaOutdated as error:
-        yield Finding("database schema", State.FAIL, str(error))
-    except StorageUnavailable as error:
-        yield Finding("database", State.FAIL, str(error), "see NIGHTMILL_DATABASE_URL", unreachable=True)
-    except Exception as error:  # noqa: BLE001 - drivers and URLs fail in many ways, and each is a finding
-        yield Finding("database", State.FAIL, reason_of(error), "see NIGHTMILL_DATABASE_URL")
-
-
-def _storage(assembly: Assembly) -> Finding:
-    key = f"doctor/{secrets.token_hex(8)}"
-    try:
-        assembly.files.write(key, [b"written by nightmill doctor"])
-        readable = b"".join(assembly.files.read(key)) == b"written by nightmill doctor"
-        assembly.files.delete(key)
-    except Exception as error:  # noqa: BLE001 - object stores fail in many ways, and each is a finding
-        return Finding("file storage", State.FAIL, reason_of(error), "see NIGHTMILL_STORAGE_URL")
-    if not readable:
-        return Finding("file storage", State.FAIL, "a file came back with other bytes", "see NIGHTMILL_STORAGE_URL")
-    return Finding("file storage", State.OK, f"{assembly.settings.storage_url} takes and gives files")
-
-
-async def _temporal(settings: Settings) -> list[Finding]:
-    from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
-    from temporalio.service import RPCError
-
-    from nightmill.client.connection import connect, temporal_address
-
-    try:
-        client = await connect(settings)
-        version = (await client.workflow_service.get_system_info(GetSystemInfoRequest())).server_version
-    except NotConfigured as error:
-        return [Finding("temporal", State.FAIL, str(error), "see NIGHTMILL_ENCRYPTION_KEY and the TEMPORAL_ variables")]
-    except (NightmillError, RPCError) as error:
-        return [Finding("temporal", State.FAIL, reason_of(error), unreachable=True)]
-    found = [Finding("temporal", State.OK, f"{temporal_address()} answers, server {version}")]
-    try:
-        found.append(await _namespace(client))
-        found.append(await _search_attributes(client))
-        found.append(await workers_of(client, settings.worker.task_queue, "batches wait"))
-    except RPCError as error:
-        found.append(Finding("temporal", State.FAIL, f"{error.message}", "check the rights of the API key"))
-    return found
-
-
-async def _namespace(client: Client) -> Finding:
-    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-    from temporalio.service import RPCError, RPCStatusCode
-
-    name = client.namespace
-    try:
-        described = await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=name))
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
-        fix = f"`temporal operator namespace create -n {name}`, or set TEMPORAL_NAMESPACE"
-        return Finding("namespace", State.FAIL, f"{name} does not exist", fix)
-    kept = described.config.workflow_execution_retention_ttl.ToTimedelta()
-    return Finding("namespace", State.OK, f"{name}, keeps ended workflows for {kept.total_seconds() / 86_400:g} days")
-
-
-async def _search_attributes(client: Client) -> Finding:
-    from temporalio.api.enums.v1 import IndexedValueType
-    from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-
-    from workflows.story import SEARCH_ATTRIBUTES
-
-    known = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
-    kinds = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in SEARCH_ATTRIBUTES}
-    wrong = [name for name, kind in kinds.items() if known.custom_attributes.get(name, kind) != kind]
-    if wrong:
-        message = f"{', '.join(wrong)}: of another type"
-        return Finding("search attributes", State.FAIL, message, "remove or rename them in the namespace")
-    missing = [name for name in kinds if name not in known.custom_attributes]
-    if missing:
-        fix = "a worker adds them when it starts, if it may"
-        return Finding("search attributes", State.WARN, f"{', '.join(missing)}: not there yet", fix)
-    return Finding("search attributes", State.OK, f"all {len(kinds)} are there")
-
-
-async def workers_of(client: Client, task_queue: str, otherwise: str, *, name: str = "workers") -> Finding:
-    """Return whether workers listen to a task queue; `otherwise` says what happens where none does.
-
-    Raises:
-        RPCError: Temporal does not say.
-    """
-    from temporalio.api.enums.v1 import TaskQueueType
-    from temporalio.api.taskqueue.v1 import TaskQueue
-    from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    described = await client.workflow_service.describe_task_queue(request)
-    # A worker that has gone stays in this list for minutes; one that runs asks at least once a minute.
-    alive = [
-        poller
-        for poller in described.pollers
-        if datetime.now(UTC) - poller.last_access_time.ToDatetime(tzinfo=UTC) < timedelta(seconds=70)
-    ]
-    if not alive:
-        message = f"none listens to task queue {task_queue}: {otherwise}"
-        return Finding(name, State.WARN, message, "start one with `nightmill worker`")
-    return Finding(name, State.OK, f"{len(alive)} on task queue {task_queue}")
-
-
-def _temporal_program() -> Finding:
-    try:
-        found = temporal_program()
-    except NotConfigured as error:
-        return Finding("temporal program", State.WARN, str(error), "needed by `nightmill dev` only")
-    if found is None:
-        return Finding("temporal program", State.OK, "not installed; `nightmill dev` downloads it by the Temporal SDK")
-    return Finding("temporal program", State.OK, f"{found[0]}, from {found[1]}; used by `nightmill dev` only")
-
-
-def _providers(assembly: Assembly) -> Iterator[Finding]:
     settings = assembly.settings
-    keys: list[tuple[str, str | None]] = [(name, None) for name in PROVIDERS]
-    keys += [(provider, account) for account, given in settings.accounts.items() for provider in given]
-    with ThreadPoolExecutor(len(keys)) as threads:
-        yield from threads.map(lambda key: _provider(assembly, *key), keys)
-    if not settings.accounts and all(settings.provider(name).api_key is None for name in PROVIDERS):
-        fix = "set one, or play with the sandbox: `nightmill dev`"
-        yield Finding("providers", State.WARN, "no API key is set at all", fix)
+
+    def tries(name: str, account: str | None) -> Callable[[], Iterable[Finding]]:
+        return lambda: [examine_key(assembly, name, account)]
+
+    return [
+        Look("settings", "settings", lambda: examine_settings(settings)),
+        Look("database", "database", lambda: examine_database(assembly)),
+        Look("storage", "file storage", lambda: examine_storage(assembly)),
+        Look("temporal", "temporal", lambda: examine_temporal(settings)),
+        *(Look("providers", label_of(*key), tries(*key)) for key in keys_of(settings)),
+        Look("providers", "providers", lambda: examine_addresses(settings)),
+        Look("serving", "serving", lambda: examine_serving(settings)),
+        Look("notices", "notifications", lambda: examine_notices(assembly)),
+        Look("notices", "mail server", lambda: examine_mail(settings)),
+        Look("documents", "documents", lambda: examine_documents(assembly)),
+        Look("slicing", "slicing", lambda: examine_slicing(assembly)),
+        Look("recovery", "recovery", lambda: examine_recovery(assembly)),
+        Look("machine", "machine", lambda: examine_machine(assembly)),
+    ]
 
 
-def _provider(assembly: Assembly, name: str, account: str | None) -> Finding:
-    from nightmill.providers.registry import open_provider
-
-    label = name if account is None else f"{name} ({account})"
-    try:
-        key = assembly.settings.api_key(name, account)
-    except NotConfigured as error:
-        if account is None:
-            return Finding(label, State.OK, "no API key: not used")
-        return Finding(label, State.FAIL, str(error), "set it, or remove the account")
-    try:
-        with closing(open_provider(name, assembly.provider_config(name, key))) as provider:
-            provider.check_access()
-    except AccessDenied as error:
-        variable = f"NIGHTMILL_{name.upper()}__API_KEY" if account is None else f"NIGHTMILL_ACCOUNTS__{account.upper()}"
-        return Finding(label, State.FAIL, str(error), f"check the key in {variable}")
-    except NightmillError as error:
-        return Finding(label, State.FAIL, str(error), f"check the network, and NIGHTMILL_{name.upper()}__BASE_URL")
-    except Exception as error:  # noqa: BLE001 - one provider must not hide the others
-        return Finding(label, State.FAIL, reason_of(error))
-    return Finding(label, State.OK, "the key is accepted")
-
-
-def _webhooks(settings: Settings) -> Finding:
-    from nightmill.webhooks import signed
-
-    if settings.webhook.secret is None:
-        message = "no signing secret: completion webhooks cannot be sent"
-        return Finding("webhooks", State.WARN, message, "set NIGHTMILL_WEBHOOK__SECRET, if you use them")
-    try:
-        signed(b"{}", message_id="doctor", secret=settings.webhook.secret)
-    except NotConfigured as error:
-        return Finding("webhooks", State.FAIL, str(error), "set NIGHTMILL_WEBHOOK__SECRET")
-    if settings.webhook.allow_private_addresses:
-        message = "signed; private addresses may be called, which is for tests only"
-        return Finding("webhooks", State.WARN, message, "unset NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES")
-    return Finding("webhooks", State.OK, "signed")
+def looked(looks: Iterable[Look], patience: timedelta) -> Iterator[Finding]:
+    """Yield what is found, in the order of the looks, though they run side by side; what does not end is a finding."""
+    ends = time.monotonic() + patience.total_seconds()
+    running = [_Looking(look) for look in looks]
+    for each in running:
+        threading.Thread(target=each.run, name=f"doctor {each.look.name}", daemon=True).start()
+    for each in running:
+        has_ended = each.ended.wait(max(0.0, ends - time.monotonic()))
+        for finding in tuple(each.found):
+            yield replace(finding, group=each.look.group)
+        if not has_ended:
+            look = each.look
+            yield Finding(
+                look.name,
+                State.FAIL,
+                f"no end within {patience.total_seconds():g} s: what it asks does not answer",
+                f"what it asks is in docs/doctor.md; alone: `nightmill doctor --only {look.group}`",
+                unreachable=look.group in ("database", "temporal"),
+                group=look.group,
+            )
 
 
-def _space(settings: Settings) -> Finding:
-    places = {Path.cwd()}
-    if "://" not in settings.storage_url:
-        places.add(Path(settings.storage_url).absolute())
-    if settings.database_url.startswith("sqlite:///"):
-        places.add(Path(settings.database_url.removeprefix("sqlite:///")).absolute().parent)
-    there = {next(p for p in (place, *place.parents) if p.exists()) for place in places}
-    least, place = min((shutil.disk_usage(p).free, p) for p in there)
-    if least < LITTLE_SPACE:
-        return Finding("disk space", State.WARN, f"{size_of(least)} left at {place}", "make room: results take space")
-    return Finding("disk space", State.OK, f"{size_of(least)} left")
+def has_database(settings: Settings) -> bool:
+    """Return whether there is a database to look into: to open SQLite's file would make one where there is none."""
+    prefix = "sqlite:///"
+    url = settings.database_url
+    return not url.startswith(prefix) or Path(url.removeprefix(prefix).partition("?")[0]).exists()
 
 
-def _clock(assembly: Assembly) -> Finding:
-    now = datetime.now(UTC)
-    if now < RELEASED:
-        return Finding("clock", State.FAIL, f"it says {now:%Y-%m-%d}", "set the clock")
-    if not assembly.settings.database_url.startswith("postgresql"):
-        return Finding("clock", State.OK, f"{now:%Y-%m-%d %H:%M:%S} UTC")
-    from sqlalchemy import text
-
-    try:
-        with assembly.database.reading() as session:
-            there = session.connection().execute(text("SELECT now()")).scalar_one()
-    except Exception:  # noqa: BLE001 - that the database is away has been said already
-        return Finding("clock", State.OK, f"{now:%Y-%m-%d %H:%M:%S} UTC, not compared with the database's")
-    off = abs(there - now)
-    if off > CLOCK_TOLERANCE:
-        return Finding("clock", State.WARN, f"{off.total_seconds():.0f} s off the database's", "synchronize the clocks")
-    return Finding("clock", State.OK, f"{off.total_seconds():.1f} s off the database's")
+def _impatient(settings: Settings) -> Settings:
+    """Return the settings with short waits for the database: an operator waits for the answer."""
+    given, short = settings.database, timedelta(seconds=4)
+    waits = {name: min(short, getattr(given, name)) for name in ("pool_timeout", "connect_timeout", "busy_timeout")}
+    return settings.model_copy(update={"database": given.model_copy(update=waits)})
 
 
 def reason_of(error: Exception) -> str:

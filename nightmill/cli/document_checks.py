@@ -10,6 +10,7 @@ from nightmill import ids
 from nightmill.cli.account import plan_trouble
 from nightmill.cli.checks import Finding, State, reason_of
 from nightmill.cli.recovery_checks import schedule_finding
+from nightmill.cli.temporal_checks import reached
 from nightmill.errors import NightmillError, TemporalUnreachable
 
 if TYPE_CHECKING:
@@ -80,10 +81,8 @@ def _extractor(assembly: Assembly) -> Finding:
 async def _temporal(settings: Settings) -> list[Finding]:
     from temporalio.service import RPCError
 
-    from nightmill.client.connection import connect
-
     try:
-        client = await connect(settings)
+        client = await reached(settings)
         name, otherwise = ids.SYNC_SWEEP_SCHEDULE, "no sweeps by themselves"
         sweep = await schedule_finding(client, settings, name, name="schedule", otherwise=otherwise)
         return [sweep, await _fairness(client)]

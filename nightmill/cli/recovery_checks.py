@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nightmill import ids
 from nightmill.cli.checks import Finding, State
 from nightmill.cli.output import ago, length_of
+from nightmill.cli.temporal_checks import reached
 from nightmill.errors import NightmillError
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
         message = f"{schedule} starts its runs on task queue {look.task_queue}, not on {ours.task_queue}: {otherwise}"
         fix = f"one Nightmill a namespace; or, if the queue has a new name, `nightmill schedules apply {schedule}`"
         return Finding(name, State.WARN, message, fix)
+    wanted = [each.every for each in schedule_named(schedule, settings).spec.intervals]
+    if look.every is not None and wanted and look.every not in wanted:
+        message = f"{schedule} runs every {length_of(look.every)}, the settings say every {length_of(wanted[0])}"
+        return Finding(name, State.WARN, message, f"`nightmill schedules apply {schedule}`")
     if look.last_at is None:
         return Finding(name, State.OK, f"{schedule} has not run yet")
     since = datetime.now(UTC) - look.last_at
@@ -89,10 +94,8 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
 async def _schedules(settings: Settings) -> list[Finding]:
     from temporalio.service import RPCError
 
-    from nightmill.client.connection import connect
-
     try:
-        client = await connect(settings)
+        client = await reached(settings)
         return [
             await schedule_finding(client, settings, schedule, name=name, otherwise=otherwise)
             for schedule, (name, otherwise) in _SCHEDULES.items()

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from nightmill.cli.checks import LITTLE_SPACE, Finding, State, reason_of, workers_of
+from nightmill import ids
+from nightmill.cli.checks import LITTLE_SPACE, Finding, State, has_database, reason_of
 from nightmill.cli.output import ago, length_of, size_of
 from nightmill.cli.slicing_choice import queues_of
+from nightmill.cli.temporal_checks import reached, workers_of
 from nightmill.errors import NightmillError, NotConfigured
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ def examine_slicing(assembly: Assembly) -> Iterator[Finding]:
     settings = assembly.settings
     is_served = settings.slicing.task_queue in queues_of(settings)
     try:
-        breakers = assembly.slicing.breakers.all()
-        is_used = bool(breakers or assembly.slicing.slicings.page(limit=1))
+        breakers = assembly.slicing.breakers.all() if has_database(settings) else []
+        is_used = bool(breakers or (has_database(settings) and assembly.slicing.slicings.page(limit=1)))
     except Exception:  # noqa: BLE001 - that the database is away, or has no tables yet, has been said already
         breakers, is_used = [], False
     if is_served:
@@ -147,11 +149,13 @@ def _scratch(assembly: Assembly) -> Finding:
 async def _workers(settings: Settings) -> list[Finding]:
     from temporalio.service import RPCError
 
-    from nightmill.client.connection import connect
-
+    programs, otherwise = ids.programs_queue(settings.slicing.task_queue), "slicers are not started"
     try:
-        client = await connect(settings)
-        return [await workers_of(client, settings.slicing.task_queue, "PDFs wait", name="slicing workers")]
+        client = await reached(settings)
+        return [
+            await workers_of(client, settings.slicing.task_queue, "PDFs wait", name="slicing workers"),
+            await workers_of(client, programs, otherwise, name="slicing programs", activities=True),
+        ]
     except NightmillError:  # that Temporal is away has been said already
         return []
     except RPCError as error:
