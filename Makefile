@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
 # servers and run side by side already.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock docs docs-check record-history up
+.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock audit docs docs-check record-history up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,10 @@ bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it i
 
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
+
+audit: install ## ask for known holes in what the image holds, and look for grave patterns in the code; needs the network
+	$(BIN)/bandit --quiet --recursive -lll nightmill workflows activities worker.py
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement requirements/base.txt
 
 docs: install ## write the tables of settings and metrics in docs/ and README.md from the code
 	$(BIN)/python -m docs.generate
