@@ -77,7 +77,7 @@ class DocumentSlicing:
             raise
         return await _whatever_comes(self._finish(done))
 
-    @workflow.signal
+    @workflow.signal(description="Sent by the running program")
     def report_progress(self, beat: SlicerBeat) -> None:
         """Take a program's progress; the first report of an attempt starts the job's clock."""
         if self._programs is None or self._progress.status.is_terminal:
@@ -94,13 +94,13 @@ class DocumentSlicing:
             started_at=self._programs.clock.started_at,
         )
 
-    @workflow.signal
+    @workflow.signal(description="Look at the breaker again: it was closed")
     def go_on(self) -> None:
         """Look at the breaker again: it was closed."""
         if self._programs is not None:
             self._programs.go_on()
 
-    @workflow.query
+    @workflow.query(description="Status, phase, page, since when, what it waits for")
     def progress(self) -> SlicingProgress:
         """Return how the slicing stands."""
         return self._progress

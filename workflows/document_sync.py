@@ -60,7 +60,7 @@ class DocumentSync:
             story.upsert(story.STATUS.value_set(outcome.result.value))
         return outcome
 
-    @workflow.signal
+    @workflow.signal(description="Do not wait for the next attempt: make it now")
     def sync_now(self) -> None:
         """Bring the attempt that waits forward."""
         self._hurry = True

@@ -80,7 +80,7 @@ class DocumentSyncSweep:
             story.show_sweep(self._summary, of=before.enqueued + before.skipped + taken.taken)
         return self._summary.skipped - before.skipped
 
-    @workflow.query
+    @workflow.query(description="Syncs started and skipped, accounts")
     def progress(self) -> SweepSummary:
         """Return how far the sweep has come."""
         return self._summary

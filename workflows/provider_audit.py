@@ -74,7 +74,7 @@ class ProviderAudit:
         story.show_audit(self._summary, of=len(found.targets))
         return self._summary
 
-    @workflow.query
+    @workflow.query(description="Keys asked, findings so far")
     def progress(self) -> AuditSummary:
         """Return what was found so far."""
         return self._summary

@@ -39,17 +39,17 @@ class ProviderBatch:
         await workflow.wait_condition(workflow.all_handlers_finished)
         return outcome
 
-    @workflow.signal
+    @workflow.signal(description="Ask the provider for the status of this part now")
     def poll_now(self) -> None:
         """Ask the provider at once."""
         self._follower.poke()
 
-    @workflow.signal
+    @workflow.signal(description="Sent by the batch; to cancel, use the batch's update")
     def cancel(self) -> None:
         """Cancel at the provider; sent by the batch, which has stored the intent."""
         self._follower.cancel()
 
-    @workflow.query
+    @workflow.query(description="Status, counts, next poll of this part")
     def progress(self) -> Progress:
         """Return how the provider batch stands."""
         return story.progress_of(self._asked.part.batch_id, self._asked.part.round, 1, self._follower)

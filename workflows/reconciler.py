@@ -28,7 +28,7 @@ class Reconciler:
         """Return what was found and what was done about it; with `dry_run`, what would be done."""
         return await self._tick.run(SOURCES, dry_run=asked.dry_run)
 
-    @workflow.query
+    @workflow.query(description="What was found and repaired so far")
     def progress(self) -> ReconcileSummary:
         """Return what was found so far."""
         return self._tick.summary

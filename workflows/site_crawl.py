@@ -53,7 +53,7 @@ class SiteCrawl:
         story.show_crawl(self._progress)
         return self._progress
 
-    @workflow.query
+    @workflow.query(description="Pages found, visited, added, refused")
     def progress(self) -> CrawlProgress:
         """Return how the crawl stands."""
         return self._progress or CrawlProgress(crawl_id=self._crawl_id)

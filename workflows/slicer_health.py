@@ -62,7 +62,7 @@ class SlicerHealth:
                 return outcome
             await self._until(verdict.try_again_at)
 
-    @workflow.signal
+    @workflow.signal(description="Try the slicer now, whatever is left of the cool-down")
     def try_now(self) -> None:
         """Do not wait for the end of the cool-down."""
         self._try_now = True
