@@ -84,7 +84,7 @@ def examine_storage(assembly: Assembly) -> Iterator[Finding]:
         readable = b"".join(assembly.files.read(key)) == content
         assembly.files.delete(key)
     except Exception as error:  # noqa: BLE001 - object stores fail in many ways, and each is a finding
-        yield Finding("file storage", State.FAIL, reason_of(error)[:400], see)
+        yield Finding("file storage", State.FAIL, f"{assembly.settings.storage_url}: {reason_of(error)[:400]}", see)
         return
     if not readable:
         yield Finding("file storage", State.FAIL, "a file came back with other bytes", see)
