@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
 # servers and run side by side already.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock audit docs docs-check record-history up
+.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock audit docs docs-check screenshots record-history up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ docs: install ## write the tables of settings and metrics in docs/ and README.md
 
 docs-check: install ## run every command that README.md and docs/*.md show; PAGES="docs/recovery.md" for README and these
 	$(BIN)/python -m docs.check $(PAGES)
+
+screenshots: install ## take the pictures of Temporal's UI in docs/images; needs chromium and chromedriver
+	$(BIN)/python -m docs.screenshots
 
 record-history: install ## record histories of the workflows as they are now, for the replay tests
 	$(BIN)/python tests/replay/record.py
