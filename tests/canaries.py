@@ -7,8 +7,10 @@ import gzip
 import json
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -108,6 +110,41 @@ def _forms(value: str) -> Iterator[bytes]:
     for before in range(3):  # in base64 a text looks in one of three ways, by where it begins
         cut = base64.b64encode(b"\0" * before + plain)
         yield cut[4 if before else 0 : -4]
+
+
+class Echo:
+    """Answers whatever it is asked with the question, headers and all; 401, so that nobody asks again."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        echo = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                said = f"{self.command} {self.path} {dict(self.headers)}"
+                echo.asked.append(said)
+                body = json.dumps({"error": {"message": f"refused: {said}", "code": self.headers["authorization"]}})
+                self.send_response(401)
+                self.send_header("content-type", "application/json")
+                self.send_header("www-authenticate", said[:500].replace("\n", " "))
+                self.send_header("content-length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_GET = do_HEAD = do_POST  # noqa: N815 - names of the standard library
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 
 def payloads(message: Message) -> Iterator[Payload]:

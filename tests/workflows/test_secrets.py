@@ -8,12 +8,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchSummary, SlicingStatus
 from nightmill.errors import InvalidInput
 from nightmill.sandbox import Fault, Profile, Sandbox
-from tests.canaries import ACCOUNT, Canaries, payloads
+from tests.canaries import ACCOUNT, Canaries, Echo, payloads
 from tests.collector import Collector
 from tests.lanes import HOST_DEPLOYMENT, until
 from tests.slicing import small_pdf, until_status
@@ -65,41 +63,6 @@ for pid in ("self", os.getppid()):
 print("Error: refused with", " ".join(sys.argv[2:4]), seen, file=sys.stderr)
 sys.exit(3)
 """
-
-
-class Echo:
-    """Answers whatever it is asked with the question, headers and all; 401, so that nobody asks again."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        echo = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                said = f"{self.command} {self.path} {dict(self.headers)}"
-                echo.asked.append(said)
-                body = json.dumps({"error": {"message": f"refused: {said}", "code": self.headers["authorization"]}})
-                self.send_response(401)
-                self.send_header("content-type", "application/json")
-                self.send_header("www-authenticate", said[:500].replace("\n", " "))
-                self.send_header("content-length", str(len(body.encode())))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            do_GET = do_HEAD = do_POST  # noqa: N815 - names of the standard library
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @dataclass
