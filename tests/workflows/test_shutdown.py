@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 from temporalio.client import WorkflowHistory
 
 from nightmill.contracts import BatchStatus, Finding
@@ -78,7 +79,11 @@ async def stopped(lane: Lane, during: str, **options: Any) -> tuple[float, int, 
     return took, code, summary, history
 
 
-@pytest.mark.parametrize("during", ["submit_part", "poll_part", "harvest_part", "deliver_webhook"])
+def slow(step: str) -> ParameterSet:
+    return pytest.param(step, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("during", ["harvest_part", "deliver_webhook", slow("submit_part"), slow("poll_part")])
 @in_a_lane
 async def test_what_ends_within_the_grace_is_ended_and_costs_no_attempt(lane: Lane, during: str) -> None:
     lane.set(WORKER__SHUTDOWN_GRACE="20")
@@ -90,7 +95,7 @@ async def test_what_ends_within_the_grace_is_ended_and_costs_no_attempt(lane: La
     lane.assert_once()
 
 
-@pytest.mark.parametrize("during", ["poll_part", "harvest_part", "deliver_webhook"])
+@pytest.mark.parametrize("during", ["deliver_webhook", slow("poll_part"), slow("harvest_part")])
 @in_a_lane
 async def test_what_does_not_is_handed_on_and_done_once(lane: Lane, during: str) -> None:
     lane.set(WORKER__SHUTDOWN_GRACE="0.2")

@@ -224,6 +224,7 @@ async def test_a_run_that_is_reset_goes_on_with_the_current_version(lane: Lane) 
     lane.assert_once()
 
 
+@pytest.mark.slow
 @in_a_lane
 async def test_a_version_that_does_not_replay_a_run_is_rolled_back_and_the_run_goes_on_unrepaired(lane: Lane) -> None:
     recovering_at_once(lane)
