@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LITTLE_SPACE = 2_000_000_000
 """A batch of 200 MB takes about five times its size on the way: file, rows, results, rows, write-ahead log."""
 
-PATIENCE = timedelta(seconds=15)
+PATIENCE = timedelta(seconds=12)
 """For all groups together; they are looked at side by side, so that what hangs holds nobody up."""
 
 _SLOW_TO_LOAD = (

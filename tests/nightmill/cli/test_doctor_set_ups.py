@@ -340,7 +340,7 @@ def test_a_check_that_hangs_holds_nobody_up_and_one_that_throws_is_a_finding() -
 def test_everything_that_takes_calls_and_never_answers_is_told_within_20_seconds(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightmill.cli.checks.PATIENCE", timedelta(seconds=5))  # of the 15: the way is the same
+    monkeypatch.setattr("nightmill.cli.checks.PATIENCE", timedelta(seconds=5))  # of the 12: the way is the same
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         monkeypatch.setenv("NIGHTMILL_DATABASE_URL", f"postgresql://n:hush-hush@{address}/n")
