@@ -24,7 +24,8 @@ TALL = 1_800
 # Where the menu ends, and where the part of a page that begins with a heading has its first line and its last one.
 _EDGES = """
 const heading = [...document.querySelectorAll('h2, h3, [role=tablist]')].find(
-  each => arguments[0] === '' ? each.matches('[role=tablist]') : each.innerText.trim().startsWith(arguments[0]));
+  each => arguments[0] ? each.matches('h2, h3') && each.innerText.trim().startsWith(arguments[0])
+    : each.matches('[role=tablist]'));
 const shapes = [...document.querySelectorAll(arguments[1])].map(each => each.getBoundingClientRect());
 if (!heading || !shapes.length) return null;
 const begin = heading.getBoundingClientRect();
@@ -79,7 +80,7 @@ def take(browser: Browser, base: str, runs: Mapping[str, str], picture: Picture,
     if not picture.run:
         browser.picture(path)
     else:
-        begin, shapes = ("Timeline", "main svg") if is_timeline else ("", "main iframe")
+        begin, shapes = ("Timeline", "main svg text") if is_timeline else ("", "main iframe")
         edges = browser.run(_EDGES, begin, shapes)
         if edges is None:
             raise PageDiffers(f"{page} has no part that begins with {begin!r}:\n{browser.text()[:3_000]}")

@@ -98,7 +98,9 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
             "NIGHTMILL_WEBHOOK__SECRET": receiver.secret,
             "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
             "NIGHTMILL_OPENAI__MAX_REQUESTS": "400",  # a batch of three parts needs no 100,000 requests
-            **{f"NIGHTMILL_ACCOUNTS__{ACCOUNT.upper()}__{name.upper()}__API_KEY": "sandbox" for name in PROVIDERS},
+            **{f"NIGHTMILL_ACCOUNTS__{ACCOUNT.upper()}__{name.upper()}__API_KEY": "of-acme" for name in PROVIDERS},
+            # Another word than what messages speak of: keys are redacted in them.
+            **{f"NIGHTMILL_{name.upper()}__API_KEY": "of-nobody" for name in PROVIDERS},
             "NIGHTMILL_WORKER__HEALTH_PORT": "0",
             "NIGHTMILL_WORKER__METRICS_PORT": "0",
             **ENVIRONMENT,
