@@ -83,9 +83,14 @@ def progress_of_parts(
 
 def show(progress: Progress) -> None:
     """Write the current details, as Markdown."""
-    rows = [("status", str(progress.status)), ("counts", _counts(progress.counts) or "not known yet")]
+    rows = [("status", str(progress.status))]
+    if progress.needs_attention:
+        rows.append(("needs attention", progress.needs_attention))
+    rows.append(("counts", _counts(progress.counts) or "not known yet"))
     rows.append(("polls", str(progress.polls)))
-    if progress.next_poll_at is not None and not progress.status.is_terminal:
+    # One that waits for somebody is not polled before that; of several parts, the others are.
+    is_polled = not progress.status.is_terminal and (progress.needs_attention is None or progress.parts > 1)
+    if progress.next_poll_at is not None and is_polled:
         rows.append(("next poll", f"{progress.next_poll_at:%Y-%m-%d %H:%M:%S} UTC"))
     if progress.deadline is not None:
         rows.append(("max age reached", f"{progress.deadline:%Y-%m-%d %H:%M:%S} UTC"))
@@ -95,8 +100,6 @@ def show(progress: Progress) -> None:
         rows.append(("round", str(progress.round)))
     if progress.parts > 1:
         rows.append(("provider batches", str(progress.parts)))
-    if progress.needs_attention:
-        rows.append(("needs attention", progress.needs_attention))
     _write(rows)
 
 
