@@ -23,9 +23,10 @@ TALL = 1_800
 
 # Where the menu ends, and where the part of a page that begins with a heading has its first line and its last one.
 _EDGES = """
-const heading = [...document.querySelectorAll('h2, h3, [role=tablist]')].find(
-  each => arguments[0] ? each.matches('h2, h3') && each.innerText.trim().startsWith(arguments[0])
-    : each.matches('[role=tablist]'));
+const heading = arguments[0]
+  ? [...document.querySelectorAll('main *')].filter(
+      each => each.innerText?.trim() === arguments[0] && !each.closest('[role=tablist]')).at(-1)
+  : document.querySelector('[role=tablist]');
 const shapes = [...document.querySelectorAll(arguments[1])].map(each => each.getBoundingClientRect());
 if (!heading || !shapes.length) return null;
 const begin = heading.getBoundingClientRect();
@@ -80,11 +81,11 @@ def take(browser: Browser, base: str, runs: Mapping[str, str], picture: Picture,
     if not picture.run:
         browser.picture(path)
     else:
-        begin, shapes = ("Timeline", "main svg text") if is_timeline else ("", "main iframe")
+        begin, shapes, margin = ("Timeline", "main button.event", 90) if is_timeline else ("", "main iframe", 48)
         edges = browser.run(_EDGES, begin, shapes)
         if edges is None:
-            raise PageDiffers(f"{page} has no part that begins with {begin!r}:\n{browser.text()[:3_000]}")
-        browser.picture(path, top=edges["top"] - 12, bottom=edges["bottom"] + 48, left=edges["left"] - 16)
+            raise PageDiffers(f"{page} has no part headed {begin!r}:\n{browser.text()[:3_000]}")
+        browser.picture(path, top=edges["top"] - 12, bottom=edges["bottom"] + margin, left=edges["left"] - 16)
     if path.stat().st_size > LARGEST:
         raise PageDiffers(f"{path.name} has {path.stat().st_size:,} bytes, more than {LARGEST:,}")
     return path
