@@ -188,7 +188,7 @@ class LocalStack:
             if settings is not None and "api_key" in settings.provider(name).model_fields_set:
                 continue
             values[f"NIGHTMILL_{name.upper()}__BASE_URL"] = f"{self.sandbox_url}/{suffixes[name]}"
-            values[f"NIGHTMILL_{name.upper()}__API_KEY"] = "sandbox"
+            values[f"NIGHTMILL_{name.upper()}__API_KEY"] = "local-key"  # hidden in messages, so no word of them
         return values
 
     def start_worker(self, extra: Mapping[str, str], *, to_terminal: bool = False) -> RunningPart:
