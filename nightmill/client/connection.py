@@ -10,7 +10,6 @@ from opentelemetry import trace
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client, Interceptor
-from temporalio.common import HeaderCodecBehavior
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -54,8 +53,6 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
         return await Client.connect(
             **config,
             data_converter=converter,
-            # A header of the caller's trace may carry baggage, which is anybody's data. Without a key nothing changes.
-            header_codec_behavior=HeaderCodecBehavior.CODEC,
             runtime=runtime,
             interceptors=interceptors(),
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from temporalio import workflow
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -34,6 +35,9 @@ class Tracing(TracingInterceptor):
 
     def __init__(self) -> None:
         super().__init__(trace.get_tracer("nightmill"))
+        # Ids alone, no baggage, which is anybody's data: Temporal keeps headers in clear. Encrypted, a host that traces
+        # as the SDK does by default could not read them, and the tasks of its handlers would fail without end.
+        self.text_map_propagator = TraceContextTextMapPropagator()
 
     @contextmanager
     def _start_as_current_span(

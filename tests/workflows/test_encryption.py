@@ -29,15 +29,11 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import (
     Client,
-    Interceptor,
-    OutboundInterceptor,
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleSpec,
     ScheduleState,
-    StartWorkflowInput,
     WorkflowFailureError,
-    WorkflowHandle,
     WorkflowUpdateFailedError,
 )
 from temporalio.common import RetryPolicy
@@ -48,7 +44,6 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from nightmill.client.codec import KEY_ID, codec_of
 from nightmill.client.codec_server import CodecServer
 from nightmill.client.connection import connect
-from nightmill.client.converter import DATA_CONVERTER
 from nightmill.serving import served
 from tests.lanes import HOST_DEPLOYMENT, PATIENCE, Lane, in_a_lane
 from tests.stack import _environment as whole_environment
@@ -137,19 +132,6 @@ class Everything:
         workflow.continue_as_new(args=[text, True], memo={"next": text})
 
 
-class HeaderCanary(Interceptor):
-    """Sends a header as the tracing of a caller does, which may carry anything."""
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002 - the SDK's name
-        class Sending(OutboundInterceptor):
-            async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:  # noqa: A002
-                [payload] = DATA_CONVERTER.payload_converter.to_payloads([CANARY])
-                input.headers = {**input.headers, "_baggage": payload}
-                return await super().start_workflow(input)
-
-        return Sending(next)
-
-
 @dataclass
 class Scene:
     """A client as the settings make it, a worker of its own, and what the server stores, as it stores it."""
@@ -166,9 +148,6 @@ class Scene:
         for event in answer.history.events:
             kind = event.WhichOneof("attributes") or ""
             self.seen[f"{what} {kind.removesuffix('_event_attributes')}"] = event.SerializeToString()
-            if kind == "workflow_execution_started_event_attributes":
-                header = event.workflow_execution_started_event_attributes.header
-                self.seen[f"{what} header"] = header.SerializeToString()
 
     async def described(self, what: str, workflow_id: str) -> Any:
         request = DescribeWorkflowExecutionRequest(
@@ -204,9 +183,6 @@ async def scene(lane: Lane) -> AsyncIterator[Scene]:
     settings = lane.stack.settings()
     with whole_environment, environment({"TEMPORAL_ADDRESS": lane.stack.server.address}):
         client = await connect(settings)
-    config = client.config()
-    config["interceptors"] = [*config["interceptors"], HeaderCanary()]
-    client = Client(**config)
     queue = f"{lane.stack.task_queue}-everything"
     async with Worker(
         client,
@@ -227,7 +203,6 @@ PLACES = {
     "first run activity_task_scheduled",
     "first run activity_task_started",
     "first run child_workflow_execution_completed",
-    "first run header",
     "first run marker_recorded",
     "first run start_child_workflow_execution_initiated",
     "first run timer_started",
