@@ -45,13 +45,15 @@ def prune(
     ],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only these: batches, documents, slicings, repairs, files; with commas, or several times."),
+        typer.Option(
+            help="Only these: batches, documents, slicings, repairs; or files, which go on demand only. With commas."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     yes: Yes = False,
     json_: JsonFlag = None,
 ) -> None:
-    """Delete what has ended long ago: batches, slicings, histories, repairs, files of nothing.
+    """Delete what has ended long ago: batches, slicings, histories, repairs; with `--only files`, files of nothing.
 
     What is open, needs attention or is to be told to somebody stays. It can be interrupted and run again at any time;
     nothing runs it by itself.

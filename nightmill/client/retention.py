@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nightmill.errors import InvalidInput
 from nightmill.retention.model import Kind, Pile, Tell
-from nightmill.retention.pruning import ALL, Pruner
+from nightmill.retention.pruning import USUAL, Pruner
 
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
@@ -84,4 +84,4 @@ def kinds_of(words: Collection[str]) -> tuple[Kind, ...]:
     for word in words:
         if word not in known:
             raise InvalidInput(f"only: {word[:40]!r} is unknown; known are {', '.join(known)}")
-    return tuple(Kind(word) for word in words) or ALL
+    return tuple(Kind(word) for word in words) or USUAL

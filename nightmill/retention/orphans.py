@@ -1,4 +1,4 @@
-"""Goes through the file storage once: what belongs to batches that go, and what belongs to nothing.
+"""Goes through the file storage once: what belongs to batches that go, and what belongs to nothing any more.
 
 Only the folders `batches` and `slicings` are looked at, and in them only files whose keys are made as ours are. A file
 that was written within the bound stays: its row may not be there yet.
@@ -60,17 +60,21 @@ class Orphans:
     slicings: SlicingPruning
 
     def of_batches(self, before: datetime) -> Iterator[Found]:
-        """Yield the files of batches that go with what ended before then, and those of no batch that are older.
+        """Yield the files of batches that go with what ended before then, and older ones of batches deleted earlier.
+
+        Rows of batches stay for ever, so files of a batch without one are another database's, or newer than a restored
+        one: they are results that somebody paid for, and stay.
 
         Raises:
             StorageUnavailable: The file storage or the database is away.
         """
         for page in self._owned(BATCHES, _BATCH_KEY):
-            standing = self.batches.standing([owner for owner, _ in page], before)
+            owners = [owner for owner, _ in page]
+            standing, emptied = self.batches.standing(owners, before), self.batches.emptied_of(owners)
             for owner, files in page:
                 if standing.get(owner, False):
                     yield Found(owner, files, goes=True)
-                elif owner not in standing and (old := _older(files, before)):
+                elif owner in emptied and (old := _older(files, before)):
                     yield Found(owner, old)
 
     def of_slicings(self, before: datetime) -> Iterator[Found]:

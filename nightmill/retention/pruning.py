@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ALL = tuple(Kind)
+USUAL = tuple(kind for kind in Kind if kind is not Kind.FILES)
+"""What goes unless somebody says otherwise. A PDF's files that no row names may be of another database."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Pruner:
         """Deletes single batches."""
         return BatchDeleter(BatchPruning(self.database), self.files)
 
-    def count(self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = ALL) -> Tally:
+    def count(self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = USUAL) -> Tally:
         """Return what a prune would delete now. Reads only.
 
         Raises:
@@ -84,7 +85,7 @@ class Pruner:
         return tally
 
     def prune(
-        self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = ALL, tell: Tell = lambda _: None
+        self, older_than: timedelta, *, now: datetime, kinds: Collection[Kind] = USUAL, tell: Tell = lambda _: None
     ) -> Tally:
         """Delete what ended longer ago than that, and return what was deleted; `tell` hears of it as it goes.
 

@@ -113,6 +113,8 @@ class BatchPruning:
             BatchNotFound: There is no such batch.
             BatchConflict: It must stay, where `before` is None.
         """
+        if before is None:
+            self.check(batch_id)  # first: the sum of a batch that is about to end would be kept, and be wrong
         summary = summarize(self.database, batch_id).model_dump(mode="json", exclude={"metadata"})
         with self.database.transaction() as session:
             batch = load_batch(session, batch_id, lock=True)
@@ -151,6 +153,12 @@ class BatchPruning:
         )
         with self.database.transaction() as session:
             session.connection().execute(statement.values(emptied_at=now))
+
+    def emptied_of(self, batch_ids: Sequence[str]) -> set[str]:
+        """Return those of these batches that were deleted here to the end, so that what they still have is nobody's."""
+        query = select(BatchRow.id).where(col(BatchRow.id).in_(batch_ids), col(BatchRow.emptied_at).is_not(None))
+        with self.database.reading() as session:
+            return set(session.exec(query))
 
     def standing(self, batch_ids: Sequence[str], before: datetime) -> dict[str, bool]:
         """Return, of those of these batches that may have files, whether they go with what ended before then."""

@@ -293,3 +293,15 @@ def test_a_page_ends_with_the_request_that_reaches_its_bytes(
     rows = BatchPruning(database)
     assert rows.mark("b1", before=None, now=NOW)
     assert list(rows.empty("b1")) == [(2, 40), (2, 40), (1, 20)]
+
+
+def test_what_is_kept_of_a_batch_that_is_named_is_summed_up_only_once_it_may_go(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a batch that ends meanwhile would keep the sum of one that had not ended."""
+    scene.store("b1", status=BatchStatus.IN_PROGRESS)
+    summed: list[str] = []
+    monkeypatch.setattr(pruning_batches, "summarize", lambda _, batch_id: summed.append(batch_id))
+    with pytest.raises(BatchConflict, match="wait for its end"):
+        scene.pruner.deleter.rows.mark("b1", before=None, now=NOW)
+    assert summed == []

@@ -26,21 +26,29 @@ def scene(sqlite_url: str, tmp_path: Path) -> Scene:
     return Scene(open_database(sqlite_url, DatabaseSettings()), tmp_path / "files")
 
 
-def test_old_files_of_no_batch_go_and_those_of_batches_stay(scene: Scene) -> None:
+def test_old_files_of_deleted_batches_go_and_those_of_others_stay(scene: Scene) -> None:
     scene.ended("here", 50)
     scene.ended("gone", 1)
     scene.pruner.deleter.delete("gone")
     scene.files.write("batches/gone/0-0/late.jsonl", [b"a harvest that came too late"])
-    scene.files.write("batches/lost/0-0/output.jsonl", [b"the database is an older copy"])
+    scene.files.write("batches/lost/0-0/output.jsonl", [b"the database is an older copy, or another one"])
     expected = ["batches/gone/0-0/late.jsonl", "batches/here/0-0/output.jsonl", "batches/lost/0-0/output.jsonl"]
     assert scene.prune(kinds=FILES) == {}
     assert scene.stored() == expected
     scene.let_files_be_old(29)
     assert scene.prune(kinds=FILES) == {}
     scene.let_files_be_old(31)
-    assert scene.count(kinds=FILES) == {"files": 2}
-    assert scene.prune(kinds=FILES) == {"files": 2}
-    assert scene.stored() == expected[1:2]
+    assert scene.count(kinds=FILES) == {"files": 1}
+    assert scene.prune(kinds=FILES) == {"files": 1}
+    assert scene.stored() == expected[1:]
+
+
+def test_files_of_pdfs_that_no_row_names_go_only_when_files_are_named(scene: Scene) -> None:
+    scene.files.write(keys.original("b" * 64), [b"x"])
+    scene.let_files_be_old(400)
+    assert scene.count() == {}
+    assert scene.prune() == {}
+    assert scene.prune(kinds=FILES) == {"files": 1}
 
 
 def test_files_of_a_batch_whose_deletion_goes_on_are_its_own(scene: Scene) -> None:

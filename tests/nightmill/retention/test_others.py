@@ -319,7 +319,7 @@ def test_files_of_a_slicing_whose_prune_was_killed_are_found_by_the_next_one(
         scene.prune()
     assert len(scene.stored()) == 4
     monkeypatch.undo()
-    assert scene.prune() == {"files": 4}
+    assert scene.prune(kinds=[Kind.FILES]) == {"files": 4}
     assert scene.stored() == []
 
 
