@@ -147,6 +147,7 @@ class SlicingPruning:
         """
         with self.database.transaction() as session:
             if self.database.dialect == "postgresql":  # SQLite has one writer at a time anyway
+                session.execute(text("SET LOCAL lock_timeout = '5s'"))  # who waits for a table keeps others out of it
                 session.execute(text("LOCK TABLE slicings IN SHARE ROW EXCLUSIVE MODE"))
             if _is_known(session, sha256):
                 return False

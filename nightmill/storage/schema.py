@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
+_LOCKS_WITHIN = "5s"
 _UPGRADE_LOCK = 7_110_415_108_105
 """Key of the PostgreSQL advisory lock of an upgrade; any number that no other program uses there."""
 
@@ -30,7 +31,7 @@ def upgrade(db: Database) -> None:
     One transaction: it succeeds or leaves no trace. Upgrades at the same time wait for each other.
 
     Raises:
-        StorageUnavailable: The database is away, or another upgrade holds it for too long.
+        StorageUnavailable: The database is away, or another upgrade or a long reader holds it for too long.
         SchemaOutdated: The database is newer than this program.
     """
     if current_revision(db) != head_revision():
@@ -90,6 +91,8 @@ def _exclusive(db: Database) -> Iterator[Connection]:
         if db.dialect == "postgresql":
             with db.engine.begin() as connection:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_UPGRADE_LOCK,))
+                # A change of a table that waits for a long reader, such as a backup, keeps everybody else out of it.
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCKS_WITHIN}'")
                 yield connection
             return
         with db.engine.execution_options(nightmill_writes=True).connect() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -12,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 from sqlmodel import SQLModel
 
-from nightmill.errors import SchemaOutdated
+from nightmill.errors import SchemaOutdated, StorageUnavailable
 from nightmill.settings import DatabaseSettings
 from nightmill.storage import schema
 from nightmill.storage.engine import Database, open_database
@@ -76,6 +77,23 @@ def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
     for db in databases:
         schema.check(db)
         db.close()
+
+
+def test_an_upgrade_does_not_wait_in_line_behind_a_long_reader(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_LOCKS_WITHIN", "100ms")
+    url = postgres.url(postgres.new_database())
+    db, reader = (open_database(url, DatabaseSettings()) for _ in range(2))
+    schema.upgrade(db)
+    with db.engine.begin() as connection:
+        command.downgrade(schema._config(connection), "0004")
+    with reader.reading() as session:
+        session.connection().exec_driver_sql("SELECT count(*) FROM batches")
+        with pytest.raises(StorageUnavailable):
+            schema.upgrade(db)
+    schema.upgrade(db)
+    schema.check(db)
+    for each in (db, reader):
+        each.close()
 
 
 def test_an_upgrade_leaves_foreign_keys_on_in_sqlite(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What stays of a deleted batch, and when a PDF was asked for last."""
+"""What stays of a deleted batch, and when a PDF was asked for last.
+
+Taken back, it forgets which batches were deleted: they are listed as ended, without counts. No command does so.
+"""
 
 import sqlalchemy as sa
 from alembic import op
