@@ -21,7 +21,7 @@ CONNECTIONS = 100
 """At once; more are told to come back (503)."""
 
 KEEP_ALIVE = 5
-"""Seconds that a connection may be idle."""
+"""Seconds that a connection may be idle, and twice as many that the head of a question may take."""
 
 STOPS_WITHIN = 2
 """Seconds that open requests get when serving ends."""
@@ -46,6 +46,23 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
         NotConfigured: The address cannot be listened on.
     """
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """Closes connections on which no whole question comes: uvicorn waits for ever, and only for so many at once."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(KEEP_ALIVE, self._look, None)
+
+        def _look(self, seen: object) -> None:
+            if self.transport.is_closing():
+                return
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self.cycle is seen:
+                self.transport.abort()
+                return
+            self.loop.call_later(KEEP_ALIVE, self._look, self.cycle if waits else object())
 
     class Server(uvicorn.Server):
         """Leaves signals to the process."""
@@ -57,6 +74,7 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
     listener = _listen(host, port, setting)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         log_level="error",  # a warning for each caller too many, or who speaks no HTTP: anybody could fill the log
         access_log=False,

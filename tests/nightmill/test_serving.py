@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from nightmill import serving
 from nightmill.errors import NotConfigured
 from nightmill.serving import PortTaken, served, served_if_free
 from nightmill.web.library import httpx
@@ -103,3 +105,47 @@ def free() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+async def closed_within(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Return whether the other side ends the connection in time, whatever it says before."""
+    try:
+        async with asyncio.timeout(seconds):
+            while await reader.read(1_000):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT"])
+@in_a_loop
+async def test_connections_on_which_no_whole_question_comes_do_not_keep_others_out(said: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(serving, "CONNECTIONS", 3)
+        patched.setattr(serving, "KEEP_ALIVE", 0.2)
+        async with served(hello(), "127.0.0.1", 0, setting="PORT") as address:
+            port = httpx.URL(address).port
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            for _, writer in silent:
+                writer.write(said)
+            assert all([await closed_within(reader, 20) for reader, _ in silent])
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(address)).text == "hello"
+            for _, writer in silent:
+                writer.close()
+
+
+@in_a_loop
+async def test_an_answer_may_take_longer_than_a_question() -> None:
+    async def slow(_: Request) -> PlainTextResponse:
+        await asyncio.sleep(1)
+        return PlainTextResponse("at last")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(serving, "KEEP_ALIVE", 0.1)
+        app = Starlette(routes=[Route("/", slow)])
+        async with served(app, "127.0.0.1", 0, setting="PORT") as address, httpx.AsyncClient() as client:
+            assert (await client.get(address)).text == "at last"
