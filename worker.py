@@ -237,8 +237,11 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
             queues = ",".join(worker.task_queue for worker in workers)
             logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
             programs = ids.programs_queue(settings.slicing.task_queue)
-            await deployment.tell_share(client, own, [one.task_queue for one in workers], programs=programs)
+            telling = asyncio.create_task(
+                deployment.tell_share(client, own, [one.task_queue for one in workers], programs=programs)
+            )
             await stop.wait()
+            telling.cancel()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
 
 
