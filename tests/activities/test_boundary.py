@@ -36,7 +36,7 @@ VERSION = WorkerDeploymentConfig(WorkerDeploymentVersion("boundary", "1"), use_w
 class Writing:
     @workflow.run
     async def run(self) -> None:
-        await workflow.execute_activity("write", start_to_close_timeout=timedelta(minutes=1))
+        await workflow.execute_activity("write", start_to_close_timeout=timedelta(minutes=5))
 
 
 class Activities:
@@ -55,7 +55,7 @@ class Activities:
         try:
             with temporal_errors():
                 if is_first:
-                    assert self.go_on.wait(30)
+                    assert self.go_on.wait(100)
                 self.batches.set_attention("b1", run_id)
         except ApplicationError as error:
             self.seen.append((run_id, f"{error.type}, {'for good' if error.non_retryable else 'for now'}"))
@@ -68,6 +68,7 @@ class Activities:
 
 
 @pytest.mark.server
+@pytest.mark.timeout(300)
 def test_an_activity_that_outlives_its_run_writes_nothing(temporal_server: TemporalServer, database: Database) -> None:
     with database.transaction() as session:
         batch = BatchRow(id="b1", provider="openai", model="m", poll_schedule=[60.0], max_age=1.0, created_at=NOON)
@@ -93,7 +94,7 @@ async def outlive(address: str, activities: Activities, repairs: RepairRepositor
             deployment_config=VERSION,
         ):
             old = await client.start_workflow(Writing.run, id=queue, task_queue=queue)
-            await in_thread(lambda: activities.begun.wait(30))
+            await in_thread(lambda: activities.begun.wait(100))
             old_run = old.result_run_id or ""
             intent = Intent(
                 Subject.BATCH, "b1", queue, f"reset/{old_run}", Finding.OVERDUE, Action.RESET, run_id=old_run
@@ -103,7 +104,7 @@ async def outlive(address: str, activities: Activities, repairs: RepairRepositor
             repairs.done(key, new_run_id=new_run, now=NOON)
             await client.get_workflow_handle(queue, run_id=new_run).result()
             activities.go_on.set()
-            await in_thread(lambda: activities.ended.wait(30))
+            await in_thread(lambda: activities.ended.wait(100))
     return old_run, new_run
 
 

@@ -173,7 +173,8 @@ def test_connections_that_were_dropped_while_idle_or_in_use_are_made_again(
                 waits = asyncio.gather(*(nightmill.wait(batch_id, timeout=PATIENCE) for batch_id in ids))
                 broken = 0
                 while not waits.done():
-                    broken += proxy.cut()
+                    if broken < 40:  # a busy machine comes to nothing in the time between two cuts
+                        broken += proxy.cut()
                     await asyncio.sleep(0.7)
                 assert all(summary.completed == 5 for summary in await waits)
             assert broken > 5

@@ -42,7 +42,7 @@ PAGES = 4
 LEASE = 2 * 3.0 + 2.0
 """Seconds that a killed worker's turn at a host lasts, with the fetch timeout of these tests."""
 
-RECOVERY = 26.0
+RECOVERY = 40.0
 """Seconds in which the next worker starts, and Temporal notices that tasks went to one that is dead."""
 
 _queues = itertools.count()

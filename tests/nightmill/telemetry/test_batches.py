@@ -23,7 +23,6 @@ from nightmill.telemetry import metrics, record_batch
 from tests.measuring import Measured
 
 HOUR = timedelta(hours=1)
-DUE = datetime.now(UTC) - timedelta(minutes=6)
 
 
 @pytest.fixture
@@ -165,7 +164,8 @@ def answered(status: BatchStatus, **fields: Any) -> ProviderStatus:
 def test_a_poll_is_counted_by_what_came_of_it(
     assembly: Assembly, measured: Measured, answer: Any, outcome: str
 ) -> None:
-    stored(assembly, provider_batch_id="pb1", next_poll_at=DUE, created_at=DUE)
+    due = datetime.now(UTC) - timedelta(minutes=6)
+    stored(assembly, provider_batch_id="pb1", next_poll_at=due, created_at=due)
     ref = PartRef(batch_id="b1", round=0, part=0)
     asked = PollInput(part=ref, next_poll_at=datetime.now(UTC) + HOUR, attempt=1)
     poller = Poller(provider_for=lambda *_: Provider(answer), parts=assembly.parts)  # type: ignore[arg-type,return-value]
@@ -178,7 +178,7 @@ def test_a_poll_is_counted_by_what_came_of_it(
 
 
 def test_a_poll_before_its_time_is_not_late(assembly: Assembly, measured: Measured) -> None:
-    stored(assembly, provider_batch_id="pb1", next_poll_at=datetime.now(UTC) + HOUR, created_at=DUE)
+    stored(assembly, provider_batch_id="pb1", next_poll_at=datetime.now(UTC) + HOUR, created_at=datetime.now(UTC))
     asked = PollInput(part=PartRef(batch_id="b1", round=0, part=0), next_poll_at=datetime.now(UTC) + HOUR, attempt=1)
     provider = Provider(answered(BatchStatus.IN_PROGRESS))
     Poller(provider_for=lambda *_: provider, parts=assembly.parts).poll(asked)  # type: ignore[arg-type,return-value]
