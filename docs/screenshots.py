@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -41,14 +41,16 @@ class Picture:
     Attributes:
         name: The file is `ui-<name>.png`.
         page: `timeline` or `user-metadata` of a run; or the path of another page.
-        run: Whose run, by its name on the stage; empty: the page is no run's.
         expected: What the page says, once all of it is there.
+        run: Whose run, by its name on the stage; empty: the page is no run's.
+        height: Pixels of the page, if it is no timeline.
     """
 
     name: str
     page: str
     expected: tuple[str, ...]
     run: str = ""
+    height: int = HEIGHT
 
 
 QUERY = f"NightmillAccount = '{ACCOUNT}' AND WorkflowType = 'ModelCompletionBatch'"
@@ -63,7 +65,7 @@ PICTURES = (
     Picture("document", "timeline", ("deliver_change", "finish_sync"), "document"),
     Picture("slicing", "timeline", ("finish_slicing", "the time for the whole job"), "sliced"),
     Picture("reconciler", "user-metadata", ("terminated: reset",), "repaired"),
-    Picture("schedules", "schedules", ("nightmill-reconciler", "nightmill-canary")),
+    Picture("schedules", "schedules", ("nightmill-reconciler", "nightmill-canary"), height=1_000),
 )  # fmt: skip
 
 
@@ -74,12 +76,12 @@ def take(browser: Browser, base: str, runs: Mapping[str, str], picture: Picture,
         PageDiffers: The page does not say what is expected, or the picture is too large.
     """
     is_timeline = picture.page == "timeline"
-    browser.resize(TALL if is_timeline else HEIGHT)
+    browser.resize(TALL if is_timeline else picture.height)
     page = f"{runs[picture.run]}/{picture.page}" if picture.run else picture.page
     browser.open(f"{base}/{page}", *picture.expected)
     path = folder / f"ui-{picture.name}.png"
     if not picture.run:
-        browser.picture(path)
+        browser.picture(path, bottom=picture.height)
     else:
         begin, shapes, margin = ("Timeline", "main button.event", 90) if is_timeline else ("", "main iframe", 48)
         edges = browser.run(_EDGES, begin, shapes)
@@ -91,27 +93,29 @@ def take(browser: Browser, base: str, runs: Mapping[str, str], picture: Picture,
     return path
 
 
-async def _run(folder: Path, images: Path) -> None:
+async def _run(folder: Path, images: Path, pictures: Sequence[Picture]) -> None:
     async with staged(folder) as stage:
         runs = await play_all(stage)
-        await asyncio.to_thread(_take_all, stage, runs, images)
+        await asyncio.to_thread(_take_all, stage, runs, images, pictures)
 
 
-def _take_all(stage: Stage, runs: Mapping[str, str], images: Path) -> None:
+def _take_all(stage: Stage, runs: Mapping[str, str], images: Path, pictures: Sequence[Picture]) -> None:
     with running() as browser:
-        for picture in PICTURES:
+        for picture in pictures:
             path = take(browser, stage.page(""), runs, picture, images)
             sys.stdout.write(f"{path.name}: {path.stat().st_size // 1024} KB\n")
 
 
 def main() -> int:
-    """Take all pictures, and return the exit code."""
+    """Take the pictures that are asked for, and return the exit code."""
     parser = argparse.ArgumentParser(description="Take pictures of Temporal's UI.")
     parser.add_argument("--images", type=Path, default=IMAGES, help="where to put them")
+    parser.add_argument("--only", choices=[picture.name for picture in PICTURES], help="take this one; default: all")
     asked = parser.parse_args()
+    pictures = [picture for picture in PICTURES if asked.only in {None, picture.name}]
     asked.images.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_run(Path(folder), asked.images))
+        asyncio.run(_run(Path(folder), asked.images, pictures))
     return 0
 
 
