@@ -50,8 +50,8 @@ def stack(temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str) -> I
 
 
 async def saved_queries_are_taken(stack: Stack) -> None:
-    text = (promql.DEPLOY.parent / "docs" / "operations.md").read_text()
-    section = text[text.index("### In Temporal's UI") : text.index("### In the log")]
+    text = (promql.DEPLOY.parent / "docs" / "temporal-ui.md").read_text()
+    section = text[text.index("## Queries to save") :]
     client = await Client.connect(stack.server.address)
     queries = re.findall(r"\| `([^`]+)` \|", section)
     assert len(queries) > 5
