@@ -142,6 +142,6 @@ def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str], 
     say("  nightmill account add acme --plan daily")
     say("  nightmill document add https://docs.python.org/3/faq/general.html --account acme --collection help --watch")
     if slicing.serves:
-        say("  python -m nightmill.slicer.samples gazette.pdf --seed 1 && nightmill slice run gazette.pdf --watch")
+        say("  python -m nightmill.slicer.samples gazette.pdf --seed 13 && nightmill slice run gazette.pdf --watch")
     say("")
     say("Ctrl-C stops everything.")
