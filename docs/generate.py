@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs import jobs_tables
-from nightmill.settings import ProviderSettings, Settings
+from nightmill.settings import AccountKeySettings, ProviderSettings, Settings
 from nightmill.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -66,9 +66,12 @@ def rows() -> Iterator[Row]:
     """Yield every setting in the order of the code, the four providers' as one."""
     providers = [name for name, field in Settings.model_fields.items() if isinstance(field.default, ProviderSettings)]
     for name, field in Settings.model_fields.items():
-        if not isinstance(field.default, BaseModel):
-            variable = "ACCOUNTS__<NAME>__<PROVIDER>__API_KEY" if name == "accounts" else name.upper()
-            yield Row(GENERAL, f"NIGHTMILL_{variable}", _default(field), _meaning(field))
+        if name == "accounts":
+            for inner, inner_field in AccountKeySettings.model_fields.items():
+                variable = f"NIGHTMILL_ACCOUNTS__<NAME>__<PROVIDER>__{inner.upper()}"
+                yield Row(GENERAL, variable, _default(inner_field), _meaning(inner_field))
+        elif not isinstance(field.default, BaseModel):
+            yield Row(GENERAL, f"NIGHTMILL_{name.upper()}", _default(field), _meaning(field))
         elif name == providers[0]:
             yield from _provider_rows(providers)
         elif name not in providers:
@@ -98,13 +101,18 @@ def _default(field: FieldInfo) -> str:
 def _written(value: Any) -> str:
     """Write a value as it stands in the environment: durations in seconds, lists as JSON."""
     if isinstance(value, tuple):
-        return json.dumps([v.total_seconds() if isinstance(v, timedelta) else v for v in value]).replace(".0", "")
+        return json.dumps([_seconds(v) if isinstance(v, timedelta) else v for v in value])
     if isinstance(value, dict):
         plain = {name: each.model_dump(mode="json", exclude_none=True) for name, each in value.items()}
         return json.dumps(plain)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value.total_seconds():g}" if isinstance(value, timedelta) else str(value)
+    return str(_seconds(value) if isinstance(value, timedelta) else value)
+
+
+def _seconds(value: timedelta) -> int | float:
+    seconds = value.total_seconds()
+    return int(seconds) if seconds.is_integer() else seconds
 
 
 def _meaning(field: FieldInfo) -> str:

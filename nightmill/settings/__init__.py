@@ -56,8 +56,10 @@ class ProviderSettings(Section):
 class AccountKeySettings(Section):
     """One provider's key of an account."""
 
-    api_key: SecretStr = Field(description="API key")
-    webhook_secret: SecretStr | None = Field(default=None, description="verifies batch events of this key's account")
+    api_key: SecretStr = Field(description="API key of a named account, for the batches that name it")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="OpenAI and Google only: verifies batch events of this key's account (`whsec_…`)"
+    )
 
 
 class BatchSettings(Section):
@@ -261,7 +263,9 @@ class Settings(BaseSettings):
         default=".nightmill/files", description="where large files live: a folder, or `s3://`, `gs://`, `az://`"
     )
     input_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
-        default=(), description="folders, separated by `:`, under which a workflow may read `requests_uri`"
+        default=(),
+        description="folders, separated by `:`, under which a workflow may read a batch's `requests_uri` and a "
+        "slicing's `source`",
     )
     encryption_key: SecretStr | None = Field(
         default=None, description="encrypts payloads in Temporal: 32 bytes as base64, from `openssl rand -base64 32`"
