@@ -124,20 +124,29 @@ def diff(
     since: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="Compare with this text, by default the last one.")
     ] = None,
+    json_: JsonFlag = None,
 ) -> None:
     """Show what changed in a document's text.
 
     Five texts of a document are kept; `document history` shows their fingerprints. `+` is new, `-` is gone, and within
-    a paragraph that changed (`~`) words are {+new+} or [-gone-].
+    a paragraph that changed (`~`) words are {+new+} or [-gone-]. As JSON it is one object: the two texts, and the
+    pieces, each with its kind (added, removed, changed, kept) and text, or how many kept paragraphs are left out.
     """
+    from nightmill.cli.document_output import diff_json
     from nightmill.cli.runtime import stored
-    from nightmill.client.documents import differences
+    from nightmill.client.documents import compared
+    from nightmill.documents.differences import shown
 
     with stored() as assembly:
-        found = False
-        for line in differences(assembly, document_id, since):
-            found = True
-            say(line)
+        old, present = compared(assembly, document_id, since)
+    lines = shown(old.content if old else None, present.content) if present else iter(())
+    if wants_json(json_):
+        print_json(diff_json(document_id, old, present, lines))
+        return
+    found = False
+    for line in lines:
+        found = True
+        say(line)
     if not found:
         note(f"Document {document_id}: nothing to compare, or nothing changed.")
 

@@ -9,9 +9,10 @@ from nightmill.cli.ending import ExitCode
 from nightmill.cli.output import ago, length_of, note, one_line, print_facts, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nightmill.contracts import SyncOutcome
+    from nightmill.storage.document_models import VersionRow
     from nightmill.storage.documents import StoredDocument
 
 RECORD = (
@@ -19,6 +20,8 @@ RECORD = (
     "duration_ms",
 )  # fmt: skip
 """The fields of an outcome that are printed."""
+
+_KINDS = {"+ ": "added", "- ": "removed", "~ ": "changed", "  ": "kept"}
 
 
 def shortened(text: str | None, length: int = 60) -> str:
@@ -30,6 +33,36 @@ def shortened(text: str | None, length: int = 60) -> str:
 def outcome_json(outcome: SyncOutcome) -> dict[str, Any]:
     """Return an outcome in the shape that programs rely on."""
     return {name: getattr(outcome, name) for name in RECORD}
+
+
+def diff_json(document_id: str, old: VersionRow | None, new: VersionRow | None, lines: Iterable[str]) -> dict[str, Any]:
+    """Return what changed between two texts in the shape that programs rely on; a text that is none is None.
+
+    Args:
+        document_id: The document.
+        old: The text before.
+        new: The present text.
+        lines: What `nightmill.documents.differences.shown` says of the two.
+    """
+    return {
+        "document_id": document_id,
+        "old": _version_json(old),
+        "new": _version_json(new),
+        "pieces": [_piece_json(line) for line in lines],
+    }
+
+
+def _version_json(version: VersionRow | None) -> dict[str, Any] | None:
+    if version is None:
+        return None
+    return {"fingerprint": version.fingerprint, "name": version.name, "stored_at": version.stored_at}
+
+
+def _piece_json(line: str) -> dict[str, Any]:
+    mark, rest = line[:2], line[2:]
+    if mark == "@@":
+        return {"kind": "left_out", "paragraphs": int(rest.split()[0])}
+    return {"kind": _KINDS[mark], "text": rest}
 
 
 def document_json(stored: StoredDocument) -> dict[str, Any]:

@@ -295,17 +295,24 @@ class Documents(DocumentSyncs):
 
 def differences(assembly: Assembly, document_id: str, since: str | None) -> Iterator[str]:
     """Yield what changed between two texts of a document, line by line. See `Documents.diff`."""
+    old, present = compared(assembly, document_id, since)
+    if present is not None:
+        yield from shown(old.content if old else None, present.content)
+
+
+def compared(assembly: Assembly, document_id: str, since: str | None) -> tuple[VersionRow | None, VersionRow | None]:
+    """Return the older text and the present one, None where there is none. See `Documents.diff`."""
     versions = assembly.documents.versions(document_id)
     present = assembly.documents.content(document_id)
     if present is None:
-        return
+        return None, None
     earlier = [version for version in versions if version.fingerprint != present.fingerprint]
     if since is not None:
         earlier = [version for version in versions if version.fingerprint == since]
         if not earlier:
             kept = ", ".join(version.fingerprint for version in versions)
             raise InvalidInput(f"no text {since[:80]!r} is kept of document {document_id}; there are {kept}")
-    yield from shown(earlier[0].content if earlier else None, present.content)
+    return (earlier[0] if earlier else None), present
 
 
 def _now() -> datetime:

@@ -13,8 +13,10 @@ import pytest
 from temporalio.client import Client
 
 from nightmill import client
+from nightmill.cli.document_output import diff_json
 from nightmill.cli.fairness import Probe, probe, share_before
 from nightmill.contracts import SyncResult
+from nightmill.documents.differences import shown
 from tests.nightmill.cli.conftest import Cli
 from tests.site import Page, Site, failure
 from tests.stack import Stack, TemporalServer, environment, eventually
@@ -100,7 +102,9 @@ def test_a_link_is_added_once_in_all_its_spellings_without_a_temporal_server(acm
     [shown] = acme("document", "list", "--account", "acme").lines
     assert (shown["link"], shown["interval"], shown["sync_status"]) == (URL, 43200.0, None)
     assert acme("document", "add", URL, *MINE).code == 5, "the sync needs Temporal"
-    assert acme("document", "diff", first["document_id"]).code == 0
+    nothing = {"document_id": first["document_id"], "old": None, "new": None, "pieces": []}
+    assert acme("document", "diff", first["document_id"]).lines == [nothing]
+    assert acme("document", "diff", first["document_id"], "--no-json").out == ""
     assert acme("document", "history", first["document_id"]).lines == []
     assert acme("document", "disable", first["document_id"]).code == 0
     assert acme("document", "show", first["document_id"]).lines[0]["enabled"] is False
@@ -148,6 +152,18 @@ def test_an_import_reads_csv_with_names_and_intervals(acme: Cli, tmp_path: Path)
     assert acme("document", "import", "odd.csv").message == "odd.csv:1: the first line names no column collection"
 
 
+def test_pieces_of_a_difference_are_told_with_their_kinds_whatever_the_text_begins_with() -> None:
+    old = "@@ 1\n\n+ two\n\nthree\n\nfour\n\nthe price of this is 10 dollars\n\nfive"
+    new = "@@ 1\n\n+ two\n\nthree\n\nfour\n\nthe price of this is 12 dollars\n\n@@ six"
+    assert diff_json("one", None, None, shown(old, new))["pieces"] == [
+        {"kind": "left_out", "paragraphs": 3},
+        {"kind": "kept", "text": "four"},
+        {"kind": "changed", "text": "the price of this is [-10-] {+12+} dollars"},
+        {"kind": "removed", "text": "five"},
+        {"kind": "added", "text": "@@ six"},
+    ]
+
+
 @pytest.fixture
 def live(stack: Stack, cli: Cli) -> Iterator[Cli]:
     """A command line on a stack with a worker."""
@@ -186,8 +202,16 @@ def test_documents_are_added_synced_watched_compared_and_exported(live: Cli, tmp
         assert client.add_document(site.url("/1"), account="acme", collection="help", sync=False) == changed
         assert client.sync_document(changed).result is SyncResult.NOT_MODIFIED
         assert "costs its visitors 12 dollars" in (client.document_content(changed) or "")
-        assert "{+12+}" in live("document", "diff", changed).out
+        assert "{+12+}" in live("document", "diff", changed, "--no-json").out
+        [compared] = live("document", "diff", changed).lines
         events = live("document", "history", changed).lines
+        now, before = ({"fingerprint": event["new_fingerprint"], "name": "Article 1"} for event in events)
+        for said, text in ((compared["new"], now), (compared["old"], before)):
+            assert {key: said[key] for key in text} == text
+            assert said["stored_at"].endswith("Z")
+        assert {piece["kind"] for piece in compared["pieces"]} == {"kept", "changed"}
+        [earlier] = live("document", "diff", changed, "--json", "--since", now["fingerprint"]).lines
+        assert (earlier["old"], earlier["pieces"]) == (compared["new"], [])
         assert [event["result"] for event in events] == ["updated", "updated"]
         [shown] = live("document", "show", changed, "--content").lines
         assert (shown["sync_status"], shown["name"]) == ("synced", "Article 1")
