@@ -60,14 +60,18 @@ class Check:
     _seen_at: float = field(default=0.0, repr=False)
     _asking: asyncio.Task[tuple[Look, str]] | None = field(default=None, repr=False)
     _asked_at: float = field(default=0.0, repr=False)
+    _ended_at: float = field(default=0.0, repr=False)
     _said: Look = field(default=Look(ok=True), repr=False)
 
     async def look(self) -> Look:
         """Return what was found less than `FRESH` seconds ago, or look again.
 
         Who asks while a look is under way gets its answer, and `NO_ANSWER` once it has taken `PATIENCE`. One that hangs
-        stays the only one: there is one connection or thread that waits, not one for each probe.
+        stays the only one: there is one connection or thread that waits, not one for each probe. One that ended when
+        nobody waited for it any more counts from its end.
         """
+        if self._asking is not None and self._asking.done() and time.monotonic() - self._ended_at >= FRESH:
+            self._asking = None
         if self._asking is None and self._seen is not None and time.monotonic() - self._seen_at < FRESH:
             return self._seen
         if self._asking is None:
@@ -81,7 +85,7 @@ class Check:
             return NO_ANSWER
         found, detail = asking.result()
         if self._asking is asking:
-            self._asking, self._seen, self._seen_at = None, found, time.monotonic()
+            self._asking, self._seen, self._seen_at = None, found, self._ended_at
             self._tell(found, detail)
         return found
 
@@ -92,6 +96,8 @@ class Check:
             return Look(ok=False, reason=error.code), str(error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the answer is that it is not well
             return Look(ok=False, reason=type(error).__name__), str(error)
+        finally:
+            self._ended_at = time.monotonic()
         return Look(ok=True), ""
 
     def _tell(self, found: Look, detail: str) -> None:

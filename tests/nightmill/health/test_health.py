@@ -159,6 +159,41 @@ def test_a_look_that_hangs_is_bounded_and_stays_the_only_one(monkeypatch: pytest
     run(scene)
 
 
+def test_what_a_look_that_nobody_waited_for_has_found_counts_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "PATIENCE", 0.0)
+    monkeypatch.setattr(readiness, "FRESH", 60.0)
+
+    async def scene() -> None:
+        thing = Thing()
+        thing.hangs = True
+        check = Check("thing", thing.ask)
+
+        async def one_that_ends_unseen() -> None:
+            assert not (await check.look()).ok
+            asking = check._asking
+            assert asking is not None
+            thing.go_on.set()
+            await asyncio.wait({asking})
+            thing.go_on.clear()
+
+        await one_that_ends_unseen()
+        ended = check._ended_at
+        thing.error = StorageUnavailable("away")
+        assert (await check.look()).ok, "it is fresh still"
+        assert check._seen_at == ended, "and is no fresher for being told"
+        assert thing.looks == 1
+
+        thing.error, check._seen = None, None
+        await one_that_ends_unseen()
+        check._ended_at -= 60.0  # a minute goes by, and the thing with it
+        thing.error = StorageUnavailable("away")
+        assert not (await check.look()).ok
+        assert thing.looks == 3
+        thing.go_on.set()
+
+    run(scene)
+
+
 def test_the_log_says_once_what_is_wrong_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "nightmill.health")
 
