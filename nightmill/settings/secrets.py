@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from pydantic import BaseModel, SecretStr
 from pydantic_settings import EnvSettingsSource
@@ -26,6 +26,10 @@ LARGEST = 64 * 1024
 """Bytes of one file at most; a secret of Kubernetes or Docker may be larger, and none of ours is."""
 
 _PREFIX = "nightmill_"
+_WITH_HOST = ("http", "https", "mailto", "mailtos")
+"""Schemes of notifications whose host is a host, and no token."""
+
+_PASSWORD_PARAMETERS = ("password", "sslpassword")  # postgresql.org/docs/current/libpq-connect.html, read 2026-11
 
 
 class SecretFiles(EnvSettingsSource):
@@ -120,7 +124,7 @@ def _secrets(value: Any) -> Iterator[str]:
         text = value.get_secret_value()
         yield text
         yield text.removeprefix("whsec_")
-        if "://" in text:  # of a notification's address, what follows the host lets one post there
+        if "://" in text:  # parts of a notification's address let one post there
             yield from _parts(text)
     elif isinstance(value, BaseModel):
         for _, inner in value:
@@ -134,11 +138,16 @@ def _secrets(value: Any) -> Iterator[str]:
 
 
 def _parts(address: str) -> Iterator[str]:
+    """Yield what may be a secret in a notification's address; the host is, where a service needs none to be found."""
     try:
         parts = urlsplit(address)
-        yield from filter(None, (parts.path.strip("/"), parts.query, parts.password))
+        found = [parts.path.strip("/"), parts.query]
+        found += [form for part in (parts.username, parts.password) if part for form in (part, unquote(part))]
+        if parts.scheme not in _WITH_HOST:  # `tgram://TOKEN/chat`, `slack://A/B/C`; messages know hosts in lower case
+            found += [parts.netloc, parts.netloc.rpartition("@")[2], parts.hostname or ""]
     except ValueError:  # whoever uses it says so
         return
+    yield from filter(None, found)
 
 
 def _passwords(value: Any) -> Iterator[str]:
@@ -148,9 +157,17 @@ def _passwords(value: Any) -> Iterator[str]:
             yield from _passwords(inner)
     elif isinstance(value, str) and "://" in value:
         try:
-            password = urlsplit(value).password
+            parts = urlsplit(value)
+            passwords = [parts.password or "", *_passwords_in(parts.query)]
         except ValueError:
             return
-        if password:
-            yield password
-            yield unquote(password)
+        for password in filter(None, passwords):
+            yield from (password, unquote(password), unquote_plus(password))
+
+
+def _passwords_in(query: str) -> Iterator[str]:
+    """Yield the passwords in the query of PostgreSQL's address, as they are written there."""
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if unquote(name) in _PASSWORD_PARAMETERS:
+            yield value

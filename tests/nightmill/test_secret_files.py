@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -100,6 +101,38 @@ def test_a_list_that_is_no_json_is_named_and_not_shown(folder: Path) -> None:
     with pytest.raises(NotConfigured, match="NIGHTMILL_ENCRYPTION_OLD_KEYS") as refused:
         load_settings()
     assert "Kanari" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("tgram://7654321:AAh-Tok3n/1234567890", ["7654321:AAh-Tok3n", "1234567890"]),
+        (
+            "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+            ["T1JJ3T3L2", "t1jj3t3l2", "A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"],
+        ),
+        ("slack://robot-77@T1JJ3T3L2/x", ["robot-77", "T1JJ3T3L2"]),
+        ("https://Tok3n-and-long@hooks.example.com/", ["Tok3n-and-long"]),
+        ("https://me:p%40ss-w%2Ford1@hooks.example.com/", ["p%40ss-w%2Ford1", "p@ss-w/ord1"]),
+        ("mailtos://u5er-name:p%40ss-word1@mail.example.com", ["u5er-name", "p@ss-word1"]),
+    ],
+)
+def test_whatever_part_of_a_notifications_address_holds_its_secret_is_hidden(
+    folder: Path, url: str, hidden: list[str]
+) -> None:
+    (folder / "nightmill_notify__urls").write_text(json.dumps([url]))
+    load_settings()
+    for value in hidden:
+        assert concealed(f"no answer from {value}.") == "no answer from ***."
+    assert concealed("hooks.example.com mail.example.com") == "hooks.example.com mail.example.com"
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword", "pass%77ord"])
+def test_a_databases_password_is_hidden_also_where_it_stands_in_the_query(folder: Path, name: str) -> None:
+    (folder / "nightmill_database_url").write_text(f"postgresql://db/nightmill?user=me&{name}=qu3ry%2Fp4ss+{name[:4]}")
+    load_settings()
+    for form in (f"qu3ry%2Fp4ss+{name[:4]}", f"qu3ry/p4ss+{name[:4]}", f"qu3ry/p4ss {name[:4]}"):
+        assert concealed(f"refused: {form}") == "refused: ***"
 
 
 @pytest.mark.parametrize("password", ["nightmill", "abc1"])
