@@ -75,7 +75,7 @@ class EncryptionCodec(PayloadCodec):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt with the present key."""
-        return [payload if self.present is None else _encrypted(payload, self.present) for payload in payloads]
+        return [self.encrypted(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Decrypt what is encrypted; leave the rest, so that a key can be introduced while work is running.
@@ -84,6 +84,10 @@ class EncryptionCodec(PayloadCodec):
             NotConfigured: The key of one is not among ours; the message names it.
         """
         return [self.decrypted(payload) for payload in payloads]
+
+    def encrypted(self, payload: Payload) -> Payload:
+        """Return a payload encrypted with the present key, or itself where there is none."""
+        return payload if self.present is None else _encrypted(payload, self.present)
 
     def decrypted(self, payload: Payload) -> Payload:
         """Return what a payload was before it was encrypted, or itself where it is not.

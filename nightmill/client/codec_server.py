@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -45,7 +46,7 @@ HEADERS = ("Authorization", "Content-Type", "X-Namespace")
 
 _logger = logging.getLogger("nightmill.codec")
 
-Work = Callable[[Sequence[Payload]], Awaitable[list[Payload]]]
+Work = Callable[[Payload], Payload]
 
 
 def codec_server(settings: Settings, host: str) -> CodecServer:
@@ -88,6 +89,7 @@ class CodecServer:
     token: SecretStr | None
     origins: Sequence[str]
     _told: set[str] = field(default_factory=set)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def app(self) -> Starlette:
         """Return the application: `POST /decode` and `/encode`, `GET /healthz`."""
@@ -96,8 +98,8 @@ class CodecServer:
         )
         routes = [
             Route("/healthz", _healthy, methods=["GET"]),
-            Route("/decode", self._answering(self._decode), methods=["POST"]),
-            Route("/encode", self._answering(self.codec.encode), methods=["POST"]),
+            Route("/decode", self._answering(self._shown), methods=["POST"]),
+            Route("/encode", self._answering(self.codec.encrypted), methods=["POST"]),
         ]
         return Starlette(routes=routes, middleware=[cors])
 
@@ -114,10 +116,9 @@ class CodecServer:
             if body is None:
                 return _refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {LARGEST} bytes")
             try:
-                asked = json_format.Parse(body, Payloads(), ignore_unknown_fields=True)
+                found = await asyncio.to_thread(_answer_to, body, work)  # the largest take seconds
             except (json_format.ParseError, UnicodeDecodeError):  # its text may hold some of what was sent
                 return _refused(HTTPStatus.BAD_REQUEST, 'no {"payloads": […]} of base64 data and metadata')
-            found = json_format.MessageToJson(Payloads(payloads=await work(asked.payloads)), indent=None)
             return Response(found, media_type="application/json", headers={"Cache-Control": "no-store"})
 
         return answer
@@ -136,19 +137,30 @@ class CodecServer:
                 )
         return None
 
-    async def _decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Decrypt; what no key fits stays as it is, so that the rest of a history can be read."""
-        return [self._shown(payload) for payload in payloads]
-
     def _shown(self, payload: Payload) -> Payload:
+        """Decrypt; what no key fits stays as it is, so that the rest of a history can be read."""
         try:
             return self.codec.decrypted(payload)
         except NotConfigured as error:
             named = payload.metadata.get(KEY_ID, b"").decode(errors="replace")[:8]
-            if named not in self._told and len(self._told) < 100:  # once a key, not once a payload
-                self._told.add(named)
+            with self._telling:
+                is_new = named not in self._told and len(self._told) < 100  # once a key, not once a payload
+                if is_new:
+                    self._told.add(named)
+            if is_new:
                 _logger.warning("payload left encrypted", extra={"reason": str(error)})
             return payload
+
+
+def _answer_to(body: bytes, work: Work) -> str:
+    """Return the answer to a question, as JSON.
+
+    Raises:
+        json_format.ParseError: It is none.
+        UnicodeDecodeError: It is no text.
+    """
+    asked = json_format.Parse(body, Payloads(), ignore_unknown_fields=True)
+    return json_format.MessageToJson(Payloads(payloads=map(work, asked.payloads)), indent=None)
 
 
 def _refused(status: HTTPStatus, why: str, headers: dict[str, str] | None = None) -> Response:

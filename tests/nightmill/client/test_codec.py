@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 from temporalio.api.common.v1 import Payload, Payloads
 
 from nightmill.client import codec_server
-from nightmill.client.codec import KEY_ID, codec_of
+from nightmill.client.codec import KEY_ID, EncryptionCodec, Key, codec_of
 from nightmill.client.converter import data_converter
 from nightmill.errors import NotConfigured
 from nightmill.serving import served
@@ -140,6 +141,12 @@ def test_a_key_that_is_none_is_refused_by_its_variable(text: str) -> None:
 async def serving(present: SecretStr | None = A, *old: SecretStr, token: str | None = None) -> AsyncIterator[Any]:
     codec = codec_of(present, old)
     assert codec is not None
+    async with serving_codec(codec, token=token) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving_codec(codec: EncryptionCodec, *, token: str | None = None) -> AsyncIterator[Any]:
     server = codec_server.CodecServer(codec, None if token is None else SecretStr(token), [UI])
     async with (
         served(server.app(), "127.0.0.1", 0, setting="x") as address,
@@ -190,6 +197,43 @@ def test_a_payload_that_no_key_fits_stays_encrypted_beside_those_that_are_decode
     with caplog.at_level(logging.WARNING, "nightmill.codec"):
         run(scene)
     assert [record.message for record in caplog.records] == ["payload left encrypted"]
+
+
+class Waiting(EncryptionCodec):
+    """Works on a payload only when it is told to."""
+
+    def __init__(self, key: SecretStr) -> None:
+        super().__init__(Key.read(key, "x"))
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.told: bool | None = None
+
+    def decrypted(self, payload: Payload) -> Payload:
+        self._wait()
+        return super().decrypted(payload)
+
+    def encrypted(self, payload: Payload) -> Payload:
+        self._wait()
+        return super().encrypted(payload)
+
+    def _wait(self) -> None:
+        self.began.set()
+        self.told = self.go_on.wait(5)
+
+
+def test_others_are_answered_while_a_large_question_is_worked_on() -> None:
+    async def scene() -> None:
+        for path, question in (("/decode", encoded("a", A)), ("/encode", encoded("a", None))):
+            codec = Waiting(A)
+            async with serving_codec(codec) as client:
+                asking = asyncio.create_task(client.post(path, json=asked(question)))
+                while not codec.began.is_set():
+                    await asyncio.sleep(0.01)
+                assert (await client.get("/healthz")).status_code == 200
+                codec.go_on.set()
+                assert len(answered(await asking)) == 1
+                assert codec.told, "it waited for us, and not we for it"
+
+    run(scene)
 
 
 def test_a_page_of_temporals_ui_may_ask_and_other_pages_may_not() -> None:
