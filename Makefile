@@ -8,7 +8,10 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
 # servers and run side by side already.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: help install demo test test-full test-conformance test-system chaos check format bench lock audit docs docs-check screenshots record-history up
+# Named, for to load all other files thrice takes longer than some of these tests.
+SYSTEM = $(shell grep -rlE "mark\.system" tests --include="test_*.py")
+
+.PHONY: help install demo test test-full test-conformance test-system test-system-full chaos check format bench lock audit docs docs-check screenshots record-history up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -26,11 +29,14 @@ test: install ## run the tests: SQLite, PostgreSQL, Temporal, the sandbox
 test-full: install ## run the long tests as well, and all of them in the workflow sandbox
 	NIGHTMILL_WORKER__WORKFLOW_SANDBOX=true $(PYTEST) $(SHARED) -m 'not system'
 
+test-system-full: install ## run the long ones of those that need system tools, chromium among them, too
+	$(PYTEST) $(SHARED) -m system $(SYSTEM)
+
 test-conformance: $(INSTALLED)-conformance ## drive the sandbox with the providers' own SDKs
 	$(BIN)/python -m pytest tests/conformance
 
 test-system: install ## run the tests that need system tools: strace, network namespaces, tesseract, files of others
-	$(PYTEST) $(SHARED) -m 'system and not slow'
+	$(PYTEST) $(SHARED) -m 'system and not slow' $(SYSTEM)
 
 chaos: install ## kill, cut off and terminate at random for some minutes, then balance the books; CHAOS="--seed 2"
 	$(BIN)/python -m tests.chaos.run $(CHAOS)

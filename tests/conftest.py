@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 import os
 import pwd
 import shutil
@@ -34,6 +35,16 @@ QUICK = DatabaseSettings(
     connect_timeout=timedelta(seconds=2),
     busy_timeout=timedelta(seconds=10),
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers_left() -> Iterator[None]:
+    """Take away what a test has put into the root logger: its stream is closed for the next one."""
+    before = logging.getLogger().handlers[:]
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.getLogger().removeHandler(handler)
 
 
 def pytest_configure() -> None:

@@ -49,6 +49,11 @@ HOST_DEPLOYMENT = WorkerDeploymentConfig(WorkerDeploymentVersion("host", "1"), u
 _queues = itertools.count()
 
 
+def long(*values: Any) -> Any:
+    """Return a case of a parametrized test that shows hardly more than those beside it: only in `make test-full`."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @asynccontextmanager
 async def running(stack: Stack, *, address: str | None = None) -> AsyncIterator[Nightmill]:
     """Run a worker in this process, and give a client of it; `address` leads to the server by another way."""

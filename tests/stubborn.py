@@ -21,6 +21,9 @@ from tests.slicing import slicing_here
 SLICERS = Path(__file__).parent / "slicers"
 LEVELS: tuple[Level, ...] = ("process", "sandbox")
 
+SANDBOX_FIRST = ("sandbox", pytest.param("process", marks=pytest.mark.slow))
+"""The level that users have, and, at length, the other one."""
+
 SOON_ENOUGH = 6.0
 """Seconds in which a program is gone whose job was canceled: three by the specification, and as many again for a
 machine that does a dozen other things."""

@@ -72,6 +72,7 @@ def test_only_its_folders_can_be_written(image: Image) -> None:
     assert done.stdout.split() == ["/data", "/scratch", "/tmp"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_serves_until_it_is_told_to_stop(
     image: Image, temporal_server: TemporalServer, sandbox: Sandbox
 ) -> None:

@@ -73,6 +73,10 @@ CASES = [
 NEIGHBOURS = {"sync.start", "sync.compared", "change.start", "sweep.started", "crawl.begun"}
 
 
+# On the other database, one of three.
+OTHERS = {Case("sweep.taken", "postgresql"), Case("crawl.saved", "postgresql")}
+
+
 @dataclass
 class Recovery:
     """What came of one kill."""
@@ -243,7 +247,10 @@ def recoveries(
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] if case.point in NEIGHBOURS else []) for case in CASES],
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case.point in NEIGHBOURS or case in OTHERS else [])
+        for case in CASES
+    ],
     ids=str,
 )
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(

@@ -16,7 +16,7 @@ from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BatchStatus
 from nightmill.errors import BatchNotFound
 from tests.events import ACME_SECRET, GOOGLE_SECRET, SECRET, event, post, receiving, signed
-from tests.lanes import CuttableProxy, Lane, in_a_lane, until
+from tests.lanes import CuttableProxy, Lane, in_a_lane, long, until
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
@@ -53,8 +53,7 @@ async def created(lane: Lane, nightmill: Nightmill, batch_id: str, count: int = 
     return [batch["id"] for batch in lane.sandbox.batches()]
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("provider", ["openai", "google"])
+@pytest.mark.parametrize(("provider", "parts"), [("openai", 1), long("openai", 3), long("google", 1), ("google", 3)])
 @in_a_lane
 async def test_a_batch_ends_soon_after_its_provider_says_so(lane: Lane, provider: str, parts: int) -> None:
     lane.set(**{f"{provider.upper()}__MAX_REQUESTS": "2"})
@@ -68,7 +67,9 @@ async def test_a_batch_ends_soon_after_its_provider_says_so(lane: Lane, provider
     assert len(lane.asked("batches.get")) <= parts * (2 if provider == "google" else 1)
 
 
-@pytest.mark.parametrize(("word", "status"), [("failed", "failed"), ("expired", "expired"), ("cancelled", "canceled")])
+@pytest.mark.parametrize(
+    ("word", "status"), [long("failed", "failed"), ("expired", "expired"), long("cancelled", "canceled")]
+)
 @in_a_lane
 async def test_the_other_ends_are_told_of_as_well(lane: Lane, word: str, status: str) -> None:
     lane.sandbox.set_profile(finish_after=None)

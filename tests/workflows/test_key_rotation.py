@@ -67,7 +67,7 @@ async def test_a_batch_goes_on_under_another_key(lane: Lane, first: dict[str, st
     assert keys == {named[first.get("ENCRYPTION_KEY", "")], named[then["ENCRYPTION_KEY"]]}
 
 
-@pytest.mark.parametrize("given", [B, ""], ids=["another key", "no key"])
+@pytest.mark.parametrize("given", [B, pytest.param("", marks=pytest.mark.slow)], ids=["another key", "no key"])
 @in_a_lane
 async def test_a_worker_without_the_key_spoils_nothing_and_the_batch_waits_for_one_that_has_it(
     lane: Lane, given: str

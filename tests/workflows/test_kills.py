@@ -181,10 +181,17 @@ NEIGHBOURS = {
 }
 
 
+# Elsewhere in the batch, or with another provider, what is shown of one already.
+OTHERS = {
+    Case("create.intent_saved", provider="anthropic"),
+    *(Case(point, parts=3) for point in ("poll.asked", "harvest.page", "harvest.settled")),
+}
+
+
 def marked(case: Case) -> list[pytest.MarkDecorator]:
     """Leave the neighbours to the long run."""
     is_neighbour = case.point in NEIGHBOURS and case == Case(case.point)
-    return [pytest.mark.slow] if is_neighbour else []
+    return [pytest.mark.slow] if is_neighbour or case in OTHERS else []
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=marked(case)) for case in CASES], ids=str)

@@ -36,7 +36,7 @@ from tests.slicing import (
     until_status,
 )
 from tests.small_pdfs import scanned_pdf
-from tests.stubborn import LEVELS, SOON_ENOUGH, Stay, left_of
+from tests.stubborn import SANDBOX_FIRST, SOON_ENOUGH, Stay, left_of
 
 pytestmark = pytest.mark.server
 
@@ -215,7 +215,7 @@ def check_one_result(nightmill: Nightmill, lane: Lane, sha256: str) -> None:
     assert [each.position for each in nightmill.slicings.slices(row)] == list(range(PAGES))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", SANDBOX_FIRST)
 @in_a_lane
 async def test_a_canceled_slicer_is_gone_in_seconds_however_stubborn(lane: Lane, level: Level) -> None:
     stay = Stay(lane, level)
@@ -241,7 +241,7 @@ def row_of_only(nightmill: Nightmill) -> Any:
     return row
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", SANDBOX_FIRST)
 @in_a_lane
 async def test_when_a_job_has_failed_by_its_time_its_processes_are_gone(lane: Lane, level: Level) -> None:
     stay = Stay(lane, level, {"job_timeout": "PT2S"})
@@ -258,7 +258,7 @@ async def test_when_a_job_has_failed_by_its_time_its_processes_are_gone(lane: La
     assert len(mails_to(mailbox, "owner")) == 1
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", SANDBOX_FIRST)
 @in_a_lane
 async def test_an_attempt_that_takes_too_long_leaves_the_machine_to_the_next_one(lane: Lane, level: Level) -> None:
     stay = Stay(lane, level, {"slicing_timeout": "PT5S", "wall": "PT1M"})

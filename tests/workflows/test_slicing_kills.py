@@ -41,7 +41,7 @@ from tests.slicing import (
     stored_files,
 )
 from tests.stack import TemporalServer
-from tests.stubborn import LEVELS, Stay, left_of, offspring
+from tests.stubborn import SANDBOX_FIRST, Stay, left_of, offspring
 
 pytestmark = [pytest.mark.server, pytest.mark.kill, pytest.mark.timeout(600)]
 
@@ -223,7 +223,7 @@ async def test_a_breaker_whose_worker_is_killed_counts_once_and_leaves_nobody_pa
     assert (len(owners), set(owners.values())) == (3, {1})
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", SANDBOX_FIRST)
 @in_a_lane
 async def test_a_killed_worker_takes_its_programs_along_however_stubborn(lane: Lane, level: Level) -> None:
     stay = Stay(lane, level)
@@ -248,7 +248,7 @@ async def test_a_killed_worker_takes_its_programs_along_however_stubborn(lane: L
     assert stay.kept() == []
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", SANDBOX_FIRST)
 @in_a_lane
 async def test_a_worker_that_shuts_down_ends_its_programs_and_hands_the_attempt_back(lane: Lane, level: Level) -> None:
     stay = Stay(lane, level)

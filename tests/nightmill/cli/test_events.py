@@ -39,6 +39,7 @@ def test_without_temporal_it_ends_and_says_so(cli: Cli, monkeypatch: pytest.Monk
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_it_listens_until_sigterm_and_counts_what_comes(
     temporal_server: Any, start_process: Any, sqlite_url: str, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ HISTORY = ROOT / "tests" / "replay" / "histories" / "0.1.0-document-skipped.json
 
 
 @pytest.mark.server
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runs",
     [

@@ -169,7 +169,7 @@ def owned(scene: Scene, ids: list[str]) -> Any:
     return reads.owners("openai", [f"at-provider-{each}" for each in ids]), reads.keys_used(ago(7))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_after_a_prune_every_batch_that_stays_is_as_it_was_and_every_provider_batch_is_known(
     scene: Scene, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
