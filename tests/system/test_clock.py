@@ -27,7 +27,7 @@ LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"
 POLLS = 6
 
 
-@pytest.fixture(params=["-2d", "+2d"])
+@pytest.fixture(params=["+2d", pytest.param("-2d", marks=pytest.mark.slow)])
 def stack(
     request: pytest.FixtureRequest, temporal_server: TemporalServer, tmp_path: Path, sqlite_url: str
 ) -> Iterator[Stack]:
