@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from temporalio.api.common.v1 import Payload, Payloads
 
+from nightmill.asking import body_of, healthy
 from nightmill.client.codec import KEY_ID, EncryptionCodec, codec_of
 from nightmill.errors import NotConfigured
 
@@ -97,7 +98,7 @@ class CodecServer:
             CORSMiddleware, allow_origins=self.origins, allow_methods=("POST",), allow_headers=HEADERS, max_age=600
         )
         routes = [
-            Route("/healthz", _healthy, methods=["GET"]),
+            Route("/healthz", healthy, methods=["GET"]),
             Route("/decode", self._answering(self._shown), methods=["POST"]),
             Route("/encode", self._answering(self.codec.encrypted), methods=["POST"]),
         ]
@@ -110,7 +111,7 @@ class CodecServer:
                 return refused
             try:
                 async with asyncio.timeout(READ_WITHIN.total_seconds()):
-                    body = await _body_of(request)
+                    body = await body_of(request, LARGEST)
             except (TimeoutError, ClientDisconnect):
                 return _refused(HTTPStatus.REQUEST_TIMEOUT, "the question does not come to its end")
             if body is None:
@@ -166,20 +167,3 @@ def _answer_to(body: bytes, work: Work) -> str:
 def _refused(status: HTTPStatus, why: str, headers: dict[str, str] | None = None) -> Response:
     _logger.info("refused", extra={"status": status.value, "why": why})
     return PlainTextResponse(f"{why}\n", status_code=status, headers=headers)
-
-
-async def _body_of(request: Request) -> bytes | None:
-    """Return the body; None: it is too large, and was not read to its end."""
-    told = request.headers.get("content-length", "0")
-    if not told.isdecimal() or int(told) > LARGEST:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST:
-            return None
-    return bytes(body)
-
-
-async def _healthy(_: Request) -> Response:
-    return PlainTextResponse("ok\n")

@@ -16,11 +16,12 @@ from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from nightmill.asking import body_of, healthy
 from nightmill.errors import InvalidInput, InvalidSignature, StorageUnavailable, TemporalUnreachable
 from nightmill.events.endpoints import PROVIDERS, Endpoint, path_of
 from nightmill.events.reading import read_event
@@ -71,7 +72,7 @@ class EventReceiver:
         """Return the application: `POST /openai`, `/google`, and each with `/ACCOUNT`; `GET /healthz`."""
         app = Starlette(
             routes=[
-                Route("/healthz", _healthy, methods=["GET"]),
+                Route("/healthz", healthy, methods=["GET"]),
                 Route("/{provider}", self._receive, methods=["POST"]),
                 Route("/{provider}/{account}", self._receive, methods=["POST"]),
             ]
@@ -90,7 +91,7 @@ class EventReceiver:
             return self._refuse(provider, path_of(provider, None), HTTPStatus.NOT_FOUND, "no secret for this path")
         try:
             async with asyncio.timeout(ANSWERED_WITHIN.total_seconds()):
-                body = await _body_of(request)
+                body = await body_of(request, LARGEST)
         except TimeoutError:
             return self._refuse(provider, path, HTTPStatus.REQUEST_TIMEOUT, "it does not come to its end")
         except ClientDisconnect:
@@ -164,20 +165,3 @@ class EventReceiver:
             facts = {"path": path, "status": status.value, "why": why, "refused": self._refused[kind]}
             _logger.warning("provider event refused", extra=facts)
         return Response(status_code=status)
-
-
-async def _body_of(request: Request) -> bytes | None:
-    """Return the body; None: it is too large, and was not read to its end."""
-    told = request.headers.get("content-length", "0")
-    if not told.isdecimal() or int(told) > LARGEST:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST:
-            return None
-    return bytes(body)
-
-
-async def _healthy(_: Request) -> Response:
-    return PlainTextResponse("ok\n")
