@@ -26,7 +26,7 @@ from tests.site import Site
 from tests.stack import Stack, TemporalServer, WebhookSink
 from workflows.story import SEARCH_ATTRIBUTES
 
-pytestmark = [pytest.mark.system, pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.system, pytest.mark.server, pytest.mark.timeout(600)]
 
 PAGES = 150
 WORKERS = 2

@@ -18,7 +18,7 @@ from nightmill.slicing.faults import SlicingFault
 from nightmill.slicing.inspection import check_source
 from tests.supervised_pdfs import BOUNDS, MIB, Ending, put_through
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.system, pytest.mark.timeout(600)]
 
 CORPUS = Path(__file__).parents[2] / ".venv" / "pdf-corpus"
 AT_ONCE = 3
