@@ -39,7 +39,11 @@ db.close()
 @pytest.mark.system
 @pytest.mark.kill
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)], ids=["every-seventh", "every"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)],
+    ids=["every-seventh", "every"],
+)
 def test_a_kill_at_any_write_of_a_commit_leaves_rows_and_position_together(
     sqlite_url: str, store_part: Any, tmp_path: Path, step: int
 ) -> None:
