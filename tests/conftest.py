@@ -229,8 +229,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 @pytest.fixture(scope="session")
 def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A real Temporal server, one for all that a process tests."""
+    from nightmill.client.runtime import keep_core_off_standard_output
     from tests.stack import TemporalServer  # brings the whole worker along, which most tests do without
 
+    keep_core_off_standard_output()  # a worker that one test leaves behind would write into what another one captures
     server = TemporalServer(log=tmp_path_factory.mktemp("temporal") / "server.log")
     server.start()
     yield server

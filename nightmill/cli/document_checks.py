@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from nightmill import ids
 from nightmill.cli.account import plan_trouble
 from nightmill.cli.checks import Finding, State, reason_of
 from nightmill.cli.recovery_checks import schedule_finding
+from nightmill.cli.runtime import run_async
 from nightmill.cli.temporal_checks import reached
 from nightmill.errors import NightmillError, TemporalUnreachable
 
@@ -40,7 +40,7 @@ def examine_documents(assembly: Assembly) -> Iterator[Finding]:
     yield _accounts(accounts, settings.documents)
     yield _addresses(settings.documents)
     yield _extractor(assembly)
-    yield from asyncio.run(_temporal(settings))
+    yield from run_async(_temporal(settings))
 
 
 def _plans(settings: DocumentSettings) -> Finding:

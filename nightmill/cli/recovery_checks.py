@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from nightmill import ids
 from nightmill.cli.checks import Finding, State
 from nightmill.cli.output import ago, length_of
+from nightmill.cli.runtime import run_async
 from nightmill.cli.temporal_checks import reached
 from nightmill.errors import NightmillError
 
@@ -34,7 +34,7 @@ _RECENT = timedelta(hours=24)
 
 def examine_recovery(assembly: Assembly) -> Iterator[Finding]:
     """Yield the findings about recovery."""
-    yield from asyncio.run(_schedules(assembly.settings))
+    yield from run_async(_schedules(assembly.settings))
     try:
         newest = assembly.recovery.repairs.newest(limit=_LOOKED_AT)
     except Exception:  # noqa: BLE001 - that the database is away, or has no tables yet, has been said already

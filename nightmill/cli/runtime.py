@@ -48,6 +48,9 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         KeyboardInterrupt: Ctrl-C. Threads that are still busy are not waited for; they end with the process.
     """
+    from nightmill.client.runtime import keep_core_off_standard_output
+
+    keep_core_off_standard_output()
     runner = asyncio.Runner()
     try:
         result = runner.run(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from nightmill import ids
 from nightmill.cli.checks import LITTLE_SPACE, Finding, State, has_database, reason_of
 from nightmill.cli.output import ago, length_of, size_of
+from nightmill.cli.runtime import run_async
 from nightmill.cli.slicing_choice import queues_of
 from nightmill.cli.temporal_checks import reached, workers_of
 from nightmill.errors import NightmillError, NotConfigured
@@ -44,7 +44,7 @@ def examine_slicing(assembly: Assembly) -> Iterator[Finding]:
     else:
         yield Finding("slicing", State.OK, "not by this machine's workers, as NIGHTMILL_WORKER__QUEUES says")
     if is_served or is_used:
-        yield from asyncio.run(_workers(settings))
+        yield from run_async(_workers(settings))
     for row in breakers:
         yield _breaker(row)
     yield from _canaries(settings, breakers)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightmill.cli.checks import Finding, State, reason_of
+from nightmill.cli.runtime import run_async
 from nightmill.errors import NightmillError, NotConfigured, TemporalUnreachable
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def reached(settings: Settings) -> Client:
 
 def examine_temporal(settings: Settings) -> Iterator[Finding]:
     """Yield the findings about Temporal."""
-    yield from asyncio.run(_temporal(settings))
+    yield from run_async(_temporal(settings))
 
 
 async def _temporal(settings: Settings) -> list[Finding]:

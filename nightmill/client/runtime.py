@@ -8,6 +8,7 @@ each call. Of 300 activities, 31 measurements had the labels of another one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections import defaultdict
@@ -91,12 +92,7 @@ def core_runtime(metrics: MeterProvider | None) -> Iterator[Runtime]:
     Args:
         metrics: Takes what the core measures, `temporal_…`, durations in seconds. None: it measures nothing.
     """
-    if _Fields not in map(type, _core.filters):
-        _core.addFilter(_Fields())
-    forwarding = LogForwardingConfig(
-        _core, append_target_to_name=False, prepend_target_on_message=False, append_log_fields_to_message=False
-    )
-    logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding)
+    logs = _forwarded_logs()
     if metrics is None:
         yield Runtime(telemetry=TelemetryConfig(logging=logs))
         return
@@ -104,6 +100,24 @@ def core_runtime(metrics: MeterProvider | None) -> Iterator[Runtime]:
     runtime = Runtime(telemetry=TelemetryConfig(logging=logs, metrics=buffer, attach_service_name=False))
     with _taken_over(buffer, CoreMetrics(metrics)):
         yield runtime
+
+
+@functools.cache
+def keep_core_off_standard_output() -> None:
+    """Let the core of all connections that are made from now on, and are given no runtime, log as ours do.
+
+    By itself it writes what it warns of to standard output, where a command's own output belongs.
+    """
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=_forwarded_logs())), error_if_already_set=False)
+
+
+def _forwarded_logs() -> LoggingConfig:
+    if _Fields not in map(type, _core.filters):
+        _core.addFilter(_Fields())
+    forwarding = LogForwardingConfig(
+        _core, append_target_to_name=False, prepend_target_on_message=False, append_log_fields_to_message=False
+    )
+    return LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding)
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""What the SDK's core warns of, which would stand among a command's output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.stack import ROOT, TemporalServer
+
+COMMAND = """
+import asyncio, logging, sys
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from nightmill.cli.runtime import run_async
+from tests.lanes import HOST_DEPLOYMENT
+
+tried = 0
+
+@workflow.defn
+class Failing:
+    @workflow.run
+    async def run(self) -> None:
+        global tried
+        tried += 1
+        if tried == 1:
+            raise RuntimeError("a bug")
+
+async def command() -> None:
+    client = await Client.connect(sys.argv[1])
+    async with Worker(client, task_queue="core-logs", workflows=[Failing],
+                      workflow_runner=UnsandboxedWorkflowRunner(), deployment_config=HOST_DEPLOYMENT):
+        await client.execute_workflow(Failing.run, id="core-logs", task_queue="core-logs")
+    print(tried)
+
+logging.basicConfig(format="%(name)s %(levelname)s")
+run_async(command())
+"""
+
+
+@pytest.mark.server
+def test_what_the_core_warns_of_is_no_part_of_the_output(temporal_server: TemporalServer) -> None:
+    command = [sys.executable, "-c", COMMAND, temporal_server.address]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=90)
+    assert ended.stdout == "2\n"
+    assert "temporalio.core WARNING" in ended.stderr
