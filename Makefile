@@ -4,11 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # The providers' SDKs that tests/conformance imports are installed for those tests only.
 PYTEST := $(BIN)/python -m pytest --ignore=tests/conformance
-# Three processes for two cores, for the tests wait as long as they compute; a file stays whole, for its tests share
+# Four processes for two cores, for the tests wait as long as they compute; a file stays whole, for its tests share
 # servers and run side by side already.
-SHARED := -n 3 --dist loadfile --no-loadscope-reorder --durations=15
+SHARED := -n 4 --dist loadfile --no-loadscope-reorder --durations=15
 
-# Named, for to load all other files thrice takes longer than some of these tests.
+# Named, for to load all other files four times takes longer than some of these tests.
 SYSTEM = $(shell grep -rlE "mark\.system" tests --include="test_*.py")
 
 .PHONY: help install demo test test-full test-conformance test-system test-system-full chaos check format bench lock audit docs docs-check screenshots record-history up
