@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -51,6 +52,20 @@ def pytest_configure() -> None:
     """Take SIGINT as usual, also where the tests run in the background: children would inherit that it is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """Do not blame a test for a workflow task of another one that a busy machine held up for two seconds.
+
+    The SDK interrupts such a task, which is then tried again; where that meets a finalizer, Python cannot raise it.
+    """
+    usual = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type.__name__ != "_InterruptDeadlockError":
+            usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

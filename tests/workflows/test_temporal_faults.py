@@ -6,7 +6,6 @@ Where the server itself is killed or has its limits lowered, a test has one of i
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -109,8 +108,8 @@ def test_timers_that_are_due_while_the_server_is_down_fire_late_and_once(own: La
         return [at for at in polls if at >= back - 1.5]
 
     after = asyncio.run(go())
-    gaps = [later - earlier for earlier, later in itertools.pairwise(after)]
-    assert all(gap > 0.7 for gap in gaps), "missed polls are not made up for"
+    # A busy machine may hold a poll up for a while, which brings it nearer to the next one.
+    assert len(after) <= after[-1] - after[0] + 2, "missed polls are not made up for"
     own.assert_once()
 
 
