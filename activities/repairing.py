@@ -94,7 +94,7 @@ class Repairer:
         """Look, decide and repair; whatever goes wrong is recorded, told, and no matter of the other candidates'."""
         try:
             return await self._handle(candidate, past, here, tick=tick, dry_run=dry_run)
-        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
+        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next
             return await self._failed(candidate, error, here, tick=tick, dry_run=dry_run)
 
     async def _handle(
@@ -182,7 +182,7 @@ class Repairer:
         except RunChanged as error:
             await in_thread(repairs.void, key, str(error), now=datetime.now(UTC))
             return Handled(Finding.HEALTHY)
-        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next (R6)
+        except Exception as error:  # noqa: BLE001 - one bad candidate never blocks the next
             return await self._unfinished(candidate, decision, key, error)
         fail_point("repair.done")
         await in_thread(

@@ -73,7 +73,7 @@ class ModelCompletionBatch:
         try:
             summary = await asyncio.shield(work)
         except asyncio.CancelledError:
-            # From the UI, the CLI or a parent: the same as the update, and the run ends Canceled (B34).
+            # From the UI, the CLI or a parent: the same as the update, and the run ends Canceled.
             self._must_end_canceled = True
             if not work.done():
                 with suppress(ApplicationError):  # not prepared: `work` knows why

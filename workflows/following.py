@@ -134,7 +134,7 @@ class ProviderBatchFollower:
             return Submission(state=SubmitState.WAIT, message=reason_of(error))
 
     async def _find(self) -> Submission:
-        """Look for a create whose answer was lost; only answers of the provider count as looks (B10)."""
+        """Look for a create whose answer was lost; only answers of the provider count as looks."""
         looks = 0
         given_up_at = workflow.now() + self._asked.max_age
         while workflow.now() < given_up_at:
@@ -227,7 +227,7 @@ class ProviderBatchFollower:
         self._poked = False
 
     async def _poll(self) -> PollOutcome | None:
-        """Ask once; None where the provider could not be asked, which ends nothing (B16, B17)."""
+        """Ask once; None where the provider could not be asked, which ends nothing."""
         self.polls += 1
         self.next_poll_at = workflow.now() + self._delay()
         asked = PollInput(part=self._asked.part, next_poll_at=self.next_poll_at, attempt=self.polls)
@@ -250,7 +250,7 @@ class ProviderBatchFollower:
         return outcome
 
     async def _send_cancel(self) -> PollOutcome | None:
-        """Ask the provider to cancel and return its answer; a failure is a warning, and polling goes on (B15, B33)."""
+        """Ask the provider to cancel and return its answer; a failure is a warning, and polling goes on."""
         answer = None
         try:
             answer = await workflow.execute_activity_method(
@@ -270,7 +270,7 @@ class ProviderBatchFollower:
         return answer
 
     async def _expire(self, submitted_at: datetime) -> SettleInput:
-        """End at max age: ask a last time, cancel, and leave the provider time to hand over what it finished (B15)."""
+        """End at max age: ask a last time, cancel, and leave the provider time to hand over what it finished."""
         last = await self._ask_quietly()
         if last is not None and last.status.is_terminal and not last.requeue:
             return SettleInput(part=self._asked.part, status=last.status, reason=last.reason)

@@ -29,7 +29,7 @@ PROVIDER_CALL = ActivityConfig(
         initial_interval=timedelta(seconds=5), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
     ),
 )
-"""One question to a provider: two minutes with its retries, 5, 10, 20, 30 s apart; then the next poll (B16)."""
+"""One question to a provider: two minutes with its retries, 5, 10, 20, 30 s apart; then the next poll."""
 
 SUBMISSION = ActivityConfig(
     start_to_close_timeout=timedelta(hours=1),

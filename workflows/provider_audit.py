@@ -1,4 +1,4 @@
-"""Do providers and rows agree? What only one of them has is listed, with what it costs (R10)."""
+"""Do providers and rows agree? What only one of them has is listed, with what it costs."""
 
 from __future__ import annotations
 

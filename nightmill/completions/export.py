@@ -1,4 +1,4 @@
-"""Writes results to a file, one at a time, for other programs: JSON lines, CSV or Parquet (B27)."""
+"""Writes results to a file, one at a time, for other programs: JSON lines, CSV or Parquet."""
 
 from __future__ import annotations
 

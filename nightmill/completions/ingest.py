@@ -1,4 +1,4 @@
-"""Brings a provider batch's results into the database: fetched once, applied by pages, each entry once (B20-B25).
+"""Brings a provider batch's results into the database: fetched once, applied by pages, each entry once.
 
 A source of results is first streamed into the file store and then read from there, so that a killed worker goes on at
 the last committed page without asking the provider again. What an entry comes to is decided in `reading`.
@@ -300,7 +300,7 @@ class _Harvest:
         rows: dict[int, NewOutcome],
         tally: HarvestReport,
     ) -> None:
-        """Tell what is only repeated from what contradicts the first result; that one stays in any case (B21)."""
+        """Tell what is only repeated from what contradicts the first result; that one stays in any case."""
         if not again:
             return
         stored = self.outcomes.stored(self.part, [known.seq for _, _, known in again if known.answered])

@@ -1,4 +1,4 @@
-"""One request in any of the shapes that users give it, read into one that every provider can render (B5)."""
+"""One request in any of the shapes that users give it, read into one that every provider can render."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an answer that the provider counts as a success: checked output, or a failure of our own (B24)."""
+"""What becomes of an answer that the provider counts as a success: checked output, or a failure of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing requests into provider batches: a pure function from the lines' sizes to ranges (B9)."""
+"""Packing requests into provider batches: a pure function from the lines' sizes to ranges."""
 
 from __future__ import annotations
 

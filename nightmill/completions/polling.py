@@ -100,7 +100,7 @@ class Poller:
     def _judge(
         error: NightmillError, batch: BatchRow, part: ProviderBatchRow, asked: PollInput | None = None
     ) -> NightmillError:
-        """Return the error to raise: a batch that is not known yet shortly after its creation is transient (B16)."""
+        """Return the error to raise: a batch that is not known yet shortly after its creation is transient."""
         if isinstance(error, NotFound) and part.created_at and datetime.now(UTC) - part.created_at < APPEARS_WITHIN:
             error = ProviderUnavailable(f"{error} (created just now, so it may still appear)", http_status=404)
         if isinstance(error, TransientError):

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHORTEST_MAX_AGE = timedelta(hours=26)
-"""Default max age; rises to the provider's own expiry plus `EXPIRY_MARGIN` where that is later (B15)."""
+"""Default max age; rises to the provider's own expiry plus `EXPIRY_MARGIN` where that is later."""
 
 EXPIRY_MARGIN = timedelta(hours=2)
 
 EMPTY_SCHEDULE = (timedelta(seconds=60),)
-"""What an empty poll schedule means (B14)."""
+"""What an empty poll schedule means."""
 
 _HANDLER: TypeAdapter[CompletionHandler] = TypeAdapter(CompletionHandler)
 
@@ -164,7 +164,7 @@ class Preparer:
                 )
 
     def store_retry(self, batch_id: str, of: BatchRow, requests: Iterable[StoredRequest]) -> BatchRow:
-        """Store a new batch of requests of an older one, with the older one's settings (B26)."""
+        """Store a new batch of requests of an older one, with the older one's settings."""
         copied = of.model_dump(
             include={
                 "provider", "model", "account", "endpoint", "user_metadata", "completion_handler", "poll_schedule",

@@ -1,4 +1,4 @@
-"""What completions cost: unit prices frozen with a batch, exact sums, and an estimate beforehand (B13, B25)."""
+"""What completions cost: unit prices frozen with a batch, exact sums, and an estimate beforehand."""
 
 from __future__ import annotations
 

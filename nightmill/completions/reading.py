@@ -1,4 +1,4 @@
-"""What one line of results comes to: an answer, a failure, or poison that fails its own request alone (B22)."""
+"""What one line of results comes to: an answer, a failure, or poison that fails its own request alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests as users give them, checked to the last line and rendered for their provider (B5 to B8).
+"""Requests as users give them, checked to the last line and rendered for their provider.
 
 Two ways in, JSON lines and Python objects; one way out, a stream of `StoredRequest`. Whatever is wrong is collected and
 raised as one `InvalidInput` at the end, so whoever stores the stream does it in one transaction.
@@ -143,7 +143,7 @@ class RequestReader:
         return custom_id
 
     def _settle_endpoint(self, given: GivenRequest, request: NeutralRequest) -> None:
-        """Take the first word on the endpoint (B5) and refuse a second one that differs."""
+        """Take the first word on the endpoint and refuse a second one that differs."""
         known = self._provider.endpoints
         said = given.url
         if given.method is not None and given.method.upper() != "POST":
@@ -215,7 +215,7 @@ def read_request_objects(
 
 
 def wire_id_of(custom_id: str, provider: BatchProvider) -> str:
-    """Return the id to send: the custom id itself, or a made one of 46 letters, digits, `_` and `-` (B8).
+    """Return the id to send: the custom id itself, or a made one of 46 letters, digits, `_` and `-`.
 
     The same custom id always gets the same wire id, and different ones get different ones (SHA-256).
     """

@@ -50,7 +50,7 @@ MISSING: dict[BatchStatus, ErrorCode] = {
     BatchStatus.EXPIRED: ErrorCode.EXPIRED,
     BatchStatus.FAILED: ErrorCode.BATCH_FAILED,
 }
-"""What a request without a result failed with, by the status of its provider batch (B21)."""
+"""What a request without a result failed with, by the status of its provider batch."""
 
 SOONEST_OVERDUE, LATEST_OVERDUE = timedelta(minutes=2), timedelta(minutes=45)
 """When a harvest that failed is overdue, at the earliest and at the latest; see `overdue_at`."""
@@ -121,7 +121,7 @@ class Settler:
         return PartOutcome(status=part.status, completed=counted.get(True, 0), failed=counted.get(False, 0))
 
     def _put_off(self, end: SettleInput, error: TransientError) -> None:
-        """Let an outage not look like a stuck batch (B16)."""
+        """Let an outage not look like a stuck batch."""
         try:
             self.parts.put_off(end.part, until=overdue_at(end, error, datetime.now(UTC)))
         except StorageUnavailable as failure:  # the outage is our own: it will look stuck, which does no harm
@@ -132,7 +132,7 @@ class Settler:
         self, end: SettleInput, batch: BatchRow, part: ProviderBatchRow, heartbeat: Callable[[dict[str, Any]], None]
     ) -> None:
         provider = self.provider_for(batch.provider, batch.account)
-        # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it (B15).
+        # At max age we cancel ourselves; nobody who reads "canceled" should look for who did it.
         canceled_as = ErrorCode.EXPIRED if end.at_max_age else ErrorCode.CANCELED
         try:
             report = self.harvester.harvest(

@@ -1,4 +1,4 @@
-"""Where a workflow may read requests from: files under the allowed folders, and public web addresses (O7)."""
+"""Where a workflow may read requests from: files under the allowed folders, and public web addresses."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class Submitter:
         return Submission(state=SubmitState.WAIT, retry_after=PAST_QUOTA_PAUSE, message=message)
 
     def _refused(self, ref: PartRef, error: PermanentError) -> Submission:
-        """Delete what was uploaded and say what the provider said; nothing was created (B11)."""
+        """Delete what was uploaded and say what the provider said; nothing was created."""
         batch, part = self.parts.get(ref)
         logger.error("submission refused", extra={**_names(ref), "error": str(error)})
         if part.input_file_id is not None and not isinstance(error, AccessDenied):

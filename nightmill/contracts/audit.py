@@ -150,7 +150,7 @@ class AuditFailure(Outcome):
 
 
 class AuditSummary(AuditOutcome):
-    """Result of the workflow `ProviderAudit` (R10): what was found with all keys.
+    """Result of the workflow `ProviderAudit`: what was found with all keys.
 
     Keys of one organisation show the same batches, which are then listed twice and found once.
 

@@ -150,7 +150,7 @@ class ChangeRef(Outcome):
 
 
 class SyncOutcome(Outcome):
-    """What a sync came to: the record of D14, result of the workflow `DocumentSync`, a line of `document sync --json`.
+    """What a sync came to: result of the workflow `DocumentSync`, a line of `document sync --json`.
 
     Attributes:
         document_id: The document.

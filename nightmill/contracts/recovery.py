@@ -196,7 +196,7 @@ class PageOutcome(Outcome):
 
 
 class ReconcileSummary(Outcome):
-    """Result of the workflows `Reconciler` and `ExpirySweep`: what was found and done (R9).
+    """Result of the workflows `Reconciler` and `ExpirySweep`: what was found and done.
 
     Attributes:
         dry_run: Whether nothing was done.

@@ -42,7 +42,7 @@ class SweepPick(Outcome):
 
 
 class SweepSummary(Outcome):
-    """Result of the workflow `DocumentSyncSweep` (D20).
+    """Result of the workflow `DocumentSyncSweep`.
 
     Attributes:
         accounts_scanned: Accounts looked at.

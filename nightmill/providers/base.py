@@ -82,12 +82,12 @@ class ProviderStatus:
     """One answer to "how is it going?".
 
     Attributes:
-        status: Normalised; an unknown word reads as in progress (B19).
+        status: Normalised; an unknown word reads as in progress.
         raw: The provider's own word.
         known: False where the word is unknown, to be logged once.
         counts: Normalised counts; all None where the provider does not say.
         reason: The provider's explanation of a failure, one line, at most 1,000 characters.
-        over_quota: The provider failed the batch for lack of quota: submit it again later (B12).
+        over_quota: The provider failed the batch for lack of quota: submit it again later.
         refs: What is needed to fetch results and clean up (file ids, result URL); small, stored in the row.
     """
 
@@ -197,7 +197,7 @@ class BatchProvider(Protocol):
         ...
 
     def is_wire_id(self, custom_id: str) -> bool:
-        """Whether the provider takes this id as it is (B8)."""
+        """Whether the provider takes this id as it is."""
         ...
 
     def render(self, request: NeutralRequest, *, model: str, endpoint: str, wire_id: str) -> bytes:
@@ -258,7 +258,7 @@ class BatchProvider(Protocol):
         ...
 
     def clean_up(self, provider_batch_id: str | None, refs: Mapping[str, Any], *, file_id: str | None) -> None:
-        """Delete the files that we uploaded (B28). What is gone already is no error."""
+        """Delete the files that we uploaded. What is gone already is no error."""
         ...
 
     def check_access(self) -> None:

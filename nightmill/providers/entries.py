@@ -1,4 +1,4 @@
-"""Reading one line of results: strictly, quickly, and so that one poisoned line harms no other (B22)."""
+"""Reading one line of results: strictly, quickly, and so that one poisoned line harms no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit (R10): what a provider has of ours and no row owns, and what our rows own and the provider does not have.
+"""The audit: what a provider has of ours and no row owns, and what our rows own and the provider does not have.
 
 One key at a time. The provider's list is read page by page and each page compared with the rows by one query, or two
 where something is not owned; what is kept of a page are eight bytes for each batch that a row owns. Then the rows are

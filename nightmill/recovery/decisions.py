@@ -1,4 +1,4 @@
-"""What repairs what: the table of R3 as functions without side effects.
+"""What repairs what: a table, as functions without side effects.
 
     found                                       repair
     ------------------------------------------  -----------------------------------------------------------------

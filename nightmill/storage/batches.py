@@ -171,7 +171,7 @@ class BatchRepository:
             return batch.status
 
     def round_verdict(self, batch_id: str) -> tuple[BatchStatus, str | None]:
-        """Return the status that the settled provider batches add up to (B1), and the reason.
+        """Return the status that the settled provider batches add up to, and the reason.
 
         A provider batch whose failures were all answered in a later round no longer counts.
         """

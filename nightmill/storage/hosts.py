@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nightmill.storage.engine import Database
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
-"""What `Retry-After` may ask for at most (D10)."""
+"""What `Retry-After` may ask for at most."""
 
 LONGEST_WAIT = timedelta(hours=1)
 """After which who waits asks again: the line may be gone, or a wrong clock may have made it."""

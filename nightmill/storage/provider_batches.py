@@ -82,7 +82,7 @@ class ProviderBatchRepository(SubmissionRecords):
             plan_next_poll(session, batch)
 
     def requeue(self, ref: PartRef, provider_batch_id: str, *, reason: str | None) -> None:
-        """Forget a provider batch that the provider failed for lack of quota, so that it is created again (B12).
+        """Forget a provider batch that the provider failed for lack of quota, so that it is created again.
 
         One that has been replaced already is not forgotten twice. Its id stays in `refs["requeued"]`; the next create
         carries a tag of its own.
@@ -122,7 +122,7 @@ class ProviderBatchRepository(SubmissionRecords):
             session.add(batch)
 
     def status_by_entries(self, ref: PartRef) -> BatchStatus:
-        """Return what the entries of a part make of its end (B1): canceled if we asked, expired, or else ended."""
+        """Return what the entries of a part make of its end: canceled if we asked, expired, or else ended."""
         with self.database.reading() as session:
             batch, part = self._load(session, ref, lock=False)
             codes = set(

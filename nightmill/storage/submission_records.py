@@ -119,7 +119,7 @@ class SubmissionRecords:
     def begin_create(
         self, ref: PartRef, *, now: datetime, sent_at: datetime, looked_for: datetime | None, max_open: int
     ) -> CreateTurn:
-        """Store the intent to create, if it is this part's turn; the bound is checked in the same transaction (B12).
+        """Store the intent to create, if it is this part's turn; the bound is checked in the same transaction.
 
         Args:
             ref: The part.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nightmill.storage.engine import Database
 
 LOST_AFTER = timedelta(minutes=10)
-"""An attempt takes no longer (D4); a document that is `syncing` for longer than that may have lost its sync."""
+"""An attempt takes no longer; a document that is `syncing` for longer than that may have lost its sync."""
 
 _KEPT = timedelta(days=1)  # a sweep that is asked again is asked within minutes
 _AT_ONCE = 500  # values in one statement: SQLite takes 32,766, PostgreSQL 65,535
@@ -116,7 +116,7 @@ class Wanted:
 
     @property
     def is_due(self) -> ColumnElement[bool]:
-        """The condition for a document that is due now (D15)."""
+        """The condition for a document that is due now."""
         status, at_rest = _DOCUMENT.sync_status, _at_rest()
         attempted, lost_before = _DOCUMENT.last_sync_attempted_at, self.now - LOST_AFTER
         ahead = self.now + CLOCK_AHEAD

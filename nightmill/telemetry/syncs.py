@@ -16,7 +16,7 @@ _documents = logging.getLogger("nightmill.documents")
 
 
 def record_sync(outcome: SyncOutcome, *, lag: timedelta | None = None) -> None:
-    """Write the one log record of an attempt to sync a document, and measure it (D14).
+    """Write the one log record of an attempt to sync a document, and measure it.
 
     Args:
         outcome: What it came to.
