@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHistory
+from temporalio.client import Client, WorkflowHistory
 from temporalio.converter import DataConverter
 from temporalio.runtime import Runtime
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -33,7 +33,7 @@ from nightmill.client import deployment
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.client.health import checks_of, health_served
 from nightmill.client.runtime import worker_runtime
-from nightmill.client.schedules import apply_schedule, schedules_of
+from nightmill.client.schedules import PLANNED, apply_schedule
 from nightmill.concealing import concealed
 from nightmill.errors import NightmillError, NotConfigured
 from nightmill.health.readiness import Health, Phase
@@ -246,11 +246,11 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
 
 
 async def _make_schedules(client: Client, settings: Settings) -> None:
-    """Make the schedules of the task queues that this worker serves."""
+    """Make the schedules that the settings ask for, of the task queues that this worker serves."""
     queues = queues_of(settings)
-    for schedule_id, schedule in schedules_of(settings).items():
-        if isinstance(schedule.action, ScheduleActionStartWorkflow) and schedule.action.task_queue in queues:
-            await apply_schedule(client, schedule_id, schedule)
+    for planned in PLANNED:
+        if planned.is_asked_for(settings) and planned.task_queue(settings) in queues:
+            await apply_schedule(client, planned, settings)
 
 
 def _keep_messages_constant() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +13,7 @@ from pathlib import Path
 from temporalio.client import ScheduleActionStartWorkflow
 from temporalio.workflow import ActivityConfig
 
-from nightmill.client.schedules import WHAT, schedule_named
+from nightmill.client.schedules import PLANNED
 from nightmill.settings import Settings
 from workflows import policies
 
@@ -124,7 +123,7 @@ def _documented(path: Path) -> dict[str, str]:
     """Return the names of a module that a docstring follows, and these."""
     body = ast.parse(path.read_text()).body
     return {
-        ast.unparse(node.targets[0]): re.sub(r" \([A-Z]\d+\)", "", " ".join(str(text.value.value).split()))
+        ast.unparse(node.targets[0]): " ".join(str(text.value.value).split())
         for node, text in pairwise(body)
         if isinstance(node, ast.Assign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
@@ -183,14 +182,14 @@ def schedules_table() -> str:
         "| schedule | workflow | task queue | input | every | ended after | does |",
         "| --- " * 7 + "|",
     ]
-    for name, what in WHAT.items():
-        schedule = schedule_named(name, settings)
+    for planned in PLANNED:
+        schedule = planned.schedule(settings)
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)  # noqa: S101 - all of ours start workflows
         every = _span(schedule.spec.intervals[0].every)
         lines.append(
-            f"| `{name}` | `{action.workflow}` | `{action.task_queue}` | `{json.dumps(action.args[0])}` | {every} "
-            f"| {_span(action.execution_timeout)} | {what} |"
+            f"| `{planned.id}` | `{action.workflow}` | `{action.task_queue}` | `{json.dumps(action.args[0])}` "
+            f"| {every} | {_span(action.execution_timeout)} | {planned.what} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nightmill import ids
 from nightmill.cli.account import plan_trouble
 from nightmill.cli.checks import Finding, State, reason_of
 from nightmill.cli.recovery_checks import schedule_finding
@@ -81,15 +80,15 @@ def _extractor(assembly: Assembly) -> Finding:
 async def _temporal(settings: Settings) -> list[Finding]:
     from temporalio.service import RPCError
 
+    from nightmill.client.schedules import SYNC_SWEEP
+
     try:
         client = await reached(settings)
-        name, otherwise = ids.SYNC_SWEEP_SCHEDULE, "no sweeps by themselves"
-        sweep = await schedule_finding(client, settings, name, name="schedule", otherwise=otherwise)
-        return [sweep, await _fairness(client)]
+        return [await schedule_finding(client, settings, SYNC_SWEEP), await _fairness(client)]
     except NightmillError:  # that Temporal is away has been said already
         return []
     except RPCError as error:
-        return [Finding("schedule", State.FAIL, f"{error.message}", "check the rights of the API key")]
+        return [Finding(SYNC_SWEEP.called, State.FAIL, f"{error.message}", "check the rights of the API key")]
 
 
 async def _fairness(client: Client) -> Finding:

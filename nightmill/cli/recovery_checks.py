@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from nightmill import ids
 from nightmill.cli.checks import Finding, State
 from nightmill.cli.output import ago, length_of
 from nightmill.cli.runtime import run_async
@@ -17,15 +16,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from nightmill.assembly import Assembly
+    from nightmill.client.schedules import Planned
     from nightmill.settings import Settings
     from nightmill.storage.recovery_models import RepairRow
-
-_SCHEDULES = {
-    ids.RECONCILER_SCHEDULE: ("reconciler", "nothing that is stuck is repaired by itself"),
-    ids.EXPIRY_SCHEDULE: ("expiry sweep", "a batch that has lost its workflow for good never ends"),
-    ids.AUDIT_SCHEDULE: ("audit", "nobody looks for batches at providers that are not ours any more"),
-}
-"""Names of the findings, and what it means that the schedule does not run."""
 
 _LOOKED_AT = 500
 _NAMED = 5
@@ -42,42 +35,33 @@ def examine_recovery(assembly: Assembly) -> Iterator[Finding]:
     yield _repairs(assembly, newest)
 
 
-async def schedule_finding(client: Client, settings: Settings, schedule: str, *, name: str, otherwise: str) -> Finding:
+async def schedule_finding(client: Client, settings: Settings, planned: Planned) -> Finding:
     """Return whether a schedule is there, is not paused, and runs.
-
-    Args:
-        client: Asked.
-        settings: Say whether it should be there.
-        schedule: Its id.
-        name: What the finding is called.
-        otherwise: What it means that it does not run.
 
     Raises:
         RPCError: Temporal does not say.
     """
-    from temporalio.client import ScheduleActionStartWorkflow
-
     from nightmill.client.schedule_looks import ScheduleState, look_at_schedule
-    from nightmill.client.schedules import SETTING, schedule_named
 
-    look = await look_at_schedule(client, settings, schedule)
+    look = await look_at_schedule(client, settings, planned)
+    schedule, name, otherwise = planned.id, planned.called, planned.otherwise
     match look.state:
         case ScheduleState.OFF:
-            return Finding(name, State.OK, f"no schedule, as {SETTING[schedule]} says: {otherwise}")
+            return Finding(name, State.OK, f"no schedule, as {planned.setting} says: {otherwise}")
         case ScheduleState.MISSING:
             fix = f"a worker makes it when it starts, if it may; else `nightmill schedules apply {schedule}`"
             return Finding(name, State.WARN, f"{schedule} does not exist: {otherwise}", fix)
         case ScheduleState.PAUSED:
             message = f"{schedule} is paused: {look.note or 'no reason given'}"
             return Finding(name, State.WARN, message, f"`temporal schedule toggle --unpause --schedule-id {schedule}`")
-    ours = schedule_named(schedule, settings).action
-    if isinstance(ours, ScheduleActionStartWorkflow) and look.task_queue != ours.task_queue:
-        message = f"{schedule} starts its runs on task queue {look.task_queue}, not on {ours.task_queue}: {otherwise}"
+    queue = planned.task_queue(settings)
+    if look.task_queue != queue:
+        message = f"{schedule} starts its runs on task queue {look.task_queue}, not on {queue}: {otherwise}"
         fix = f"one Nightmill a namespace; or, if the queue has a new name, `nightmill schedules apply {schedule}`"
         return Finding(name, State.WARN, message, fix)
-    wanted = [each.every for each in schedule_named(schedule, settings).spec.intervals]
-    if look.every is not None and wanted and look.every not in wanted:
-        message = f"{schedule} runs every {length_of(look.every)}, the settings say every {length_of(wanted[0])}"
+    every = planned.every(settings)
+    if look.every is not None and look.every != every:
+        message = f"{schedule} runs every {length_of(look.every)}, the settings say every {length_of(every)}"
         return Finding(name, State.WARN, message, f"`nightmill schedules apply {schedule}`")
     if look.last_at is None:
         return Finding(name, State.OK, f"{schedule} has not run yet")
@@ -94,12 +78,11 @@ async def schedule_finding(client: Client, settings: Settings, schedule: str, *,
 async def _schedules(settings: Settings) -> list[Finding]:
     from temporalio.service import RPCError
 
+    from nightmill.client.schedules import AUDIT, EXPIRY, RECONCILER
+
     try:
         client = await reached(settings)
-        return [
-            await schedule_finding(client, settings, schedule, name=name, otherwise=otherwise)
-            for schedule, (name, otherwise) in _SCHEDULES.items()
-        ]
+        return [await schedule_finding(client, settings, planned) for planned in (RECONCILER, EXPIRY, AUDIT)]
     except NightmillError:  # that Temporal is away has been said already
         return []
     except RPCError as error:

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from nightmill import ids
 from nightmill.client.failures import innermost
 from nightmill.client.schedule_looks import ScheduleLook, look_at_schedules
-from nightmill.client.schedules import EXPIRY, RECONCILER, apply_schedule, schedule_named, schedules_of
+from nightmill.client.schedules import EXPIRY, PLANNED, RECONCILER, apply_schedule, planned
 from nightmill.contracts import ReconcileInput, ReconcileSummary, Subject
 from nightmill.errors import TemporalUnreachable, WorkflowFailed
 
@@ -68,14 +68,14 @@ class Recovery:
             TemporalUnreachable: Temporal does not answer, or no worker takes the work; it is done once one runs.
             WorkflowFailed: It ended without an answer.
         """
-        schedule, workflow = (ids.EXPIRY_SCHEDULE, EXPIRY) if expiry else (ids.RECONCILER_SCHEDULE, RECONCILER)
+        schedule = EXPIRY if expiry else RECONCILER
         what = f"the {'expiry sweep' if expiry else 'reconciler'}"
         queue = self.assembly.settings.worker.task_queue
         try:
             handle = await self.temporal.start_workflow(
-                workflow,
+                schedule.workflow,
                 ReconcileInput(dry_run=dry_run),
-                id=ids.by_hand_workflow_id(schedule, queue, dry_run=dry_run),
+                id=ids.by_hand_workflow_id(schedule.id, queue, dry_run=dry_run),
                 task_queue=queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
@@ -159,10 +159,11 @@ class Recovery:
             NotConfigured: This client may not make schedules.
         """
         settings = self.assembly.settings
-        wanted = {name: schedule_named(name, settings) for name in names} or schedules_of(settings)
-        for name, schedule in wanted.items():
-            await apply_schedule(self.temporal, name, schedule)
-        return list(wanted)
+        named = [planned(name) for name in dict.fromkeys(names)]
+        wanted = named or [each for each in PLANNED if each.is_asked_for(settings)]
+        for each in wanted:
+            await apply_schedule(self.temporal, each, settings)
+        return [each.id for each in wanted]
 
 
 async def _show(handle: WorkflowHandle[Any, ReconcileSummary], watch: Callable[[ReconcileSummary], None]) -> None:

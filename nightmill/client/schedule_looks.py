@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleActionStartWorkflow
 from temporalio.service import RPCError, RPCStatusCode
 
-from nightmill.client.schedules import WHAT, schedules_of
+from nightmill.client.schedules import PLANNED, Planned
 from nightmill.errors import TemporalUnreachable
 
 if TYPE_CHECKING:
@@ -71,32 +71,32 @@ async def look_at_schedules(client: Client, settings: Settings) -> list[Schedule
         TemporalUnreachable: Temporal does not say.
     """
     try:
-        return [await look_at_schedule(client, settings, name) for name in WHAT]
+        return [await look_at_schedule(client, settings, planned) for planned in PLANNED]
     except RPCError as error:
         raise TemporalUnreachable(f"schedules: Temporal answered {error.message!r}") from error
 
 
-async def look_at_schedule(client: Client, settings: Settings, name: str) -> ScheduleLook:
+async def look_at_schedule(client: Client, settings: Settings, planned: Planned) -> ScheduleLook:
     """Return how one of Nightmill's schedules stands.
 
     Raises:
         RPCError: Temporal does not say.
     """
     try:
-        found = await client.get_schedule_handle(name).describe()
+        found = await client.get_schedule_handle(planned.id).describe()
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND or _has_no_namespace(error):
             raise
-        is_asked_for = name in schedules_of(settings)
-        return ScheduleLook(name, WHAT[name], ScheduleState.MISSING if is_asked_for else ScheduleState.OFF)
+        absent = ScheduleState.MISSING if planned.is_asked_for(settings) else ScheduleState.OFF
+        return ScheduleLook(planned.id, planned.what, absent)
     state, info, spec, action = found.schedule.state, found.info, found.schedule.spec, found.schedule.action
     last = max(info.recent_actions, key=lambda action: action.started_at, default=None)
     last_run = (
         last.action.workflow_id if last and isinstance(last.action, ScheduleActionExecutionStartWorkflow) else None
     )
     return ScheduleLook(
-        id=name,
-        what=WHAT[name],
+        id=planned.id,
+        what=planned.what,
         state=ScheduleState.PAUSED if state.paused else ScheduleState.ON,
         every=min((interval.every for interval in spec.intervals), default=None),
         next_at=None if state.paused else min(info.next_action_times, default=None),

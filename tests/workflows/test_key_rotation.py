@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from temporalio.client import Client
 
 from nightmill.client.codec import KEY_ID, codec_of
 from nightmill.client.nightmill import Nightmill
-from nightmill.client.schedules import apply_schedule, audit
+from nightmill.client.schedules import AUDIT, apply_schedule
 from nightmill.contracts import BatchStatus
 from nightmill.errors import NotConfigured
 from tests.lanes import PATIENCE, Lane, in_a_lane, until
@@ -142,7 +143,7 @@ async def test_a_schedule_is_written_anew_under_the_present_key(lane: Lane) -> N
         lane.set(**keys)
         with lane.stack.assembly() as assembly:
             client = (await lane.stack.nightmill(assembly)).temporal
-            await apply_schedule(client, name, audit(assembly.settings))
+            await apply_schedule(client, replace(AUDIT, id=name), assembly.settings)
         stored = await client.workflow_service.describe_schedule(asked)
         [payload] = stored.schedule.action.start_workflow.input.payloads
         under.append(payload.metadata[KEY_ID].decode())

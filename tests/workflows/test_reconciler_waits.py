@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from temporalio.api.workflowservice.v1 import PauseActivityRequest, ResetActivit
 
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
-from nightmill.client.schedules import apply_schedule, reconciler
+from nightmill.client.schedules import RECONCILER, apply_schedule
 from nightmill.contracts import Action, BatchStatus, Finding, ReconcileSummary, Source
 from nightmill.sandbox import Fault
 from tests.lanes import Lane, in_a_lane, shown, until
@@ -195,9 +196,8 @@ async def test_a_tick_that_reaches_its_bound_is_followed_by_one_that_goes_on_beh
 async def scheduled_ticks(nightmill: Nightmill, times: int) -> list[ReconcileSummary]:
     """Let the schedule, under a name of this test's own, start the reconciler some times; return what it found."""
     settings = nightmill.assembly.settings
-    name, schedule = f"reconciler-of-{settings.worker.task_queue}", reconciler(settings)
-    schedule.action.id = name  # type: ignore[union-attr]
-    await apply_schedule(nightmill.temporal, name, schedule)
+    name = f"reconciler-of-{settings.worker.task_queue}"
+    await apply_schedule(nightmill.temporal, replace(RECONCILER, id=name), settings)
     handle = nightmill.temporal.get_schedule_handle(name)
     found: list[ReconcileSummary] = []
     try:

@@ -9,9 +9,8 @@ from datetime import timedelta
 import pytest
 from temporalio.client import ScheduleDescription, ScheduleIntervalSpec, ScheduleSpec
 
-from nightmill import ids
 from nightmill.client.connection import register_search_attributes
-from nightmill.client.schedules import schedules_of
+from nightmill.client.schedules import RECONCILER
 from tests.stack import Stack
 from workflows.story import SEARCH_ATTRIBUTES
 
@@ -33,10 +32,7 @@ async def _overlapping(stack: Stack) -> tuple[ScheduleDescription, int]:
     with stack.assembly() as assembly:
         client = (await stack.nightmill(assembly)).temporal
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        settings = assembly.settings.model_copy(
-            update={"reconciler": assembly.settings.reconciler.model_copy(update={"schedules": True})}
-        )
-        made = schedules_of(settings)[ids.RECONCILER_SCHEDULE]
+        made = RECONCILER.schedule(assembly.settings)
         every_second = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=1))])
         name = f"overlap-{stack.task_queue}"
         schedule = await client.create_schedule(

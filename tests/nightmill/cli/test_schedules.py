@@ -14,12 +14,14 @@ from nightmill import ids
 from nightmill.cli.checks import Finding, State
 from nightmill.cli.recovery_checks import schedule_finding
 from nightmill.client.schedule_looks import look_at_schedule
-from nightmill.client.schedules import WHAT
+from nightmill.client.schedules import EXPIRY, PLANNED, planned
 from nightmill.settings import load_settings
 from tests.nightmill.cli.conftest import Cli
 from tests.stack import TemporalServer
 
 pytestmark = pytest.mark.server
+
+NAMES = [each.id for each in PLANNED]
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def scheduling(cli: Cli, temporal_server: TemporalServer, monkeypatch: pytest.Mo
 
     async def delete() -> None:
         client = await Client.connect(temporal_server.address)
-        for name in WHAT:
+        for name in NAMES:
             with suppress(RPCError):
                 await client.get_schedule_handle(name).delete()
 
@@ -54,7 +56,7 @@ def run_and_terminate(server: TemporalServer, name: str) -> None:
         client = await Client.connect(server.address)
         await client.get_schedule_handle(name).trigger()
         async with asyncio.timeout(20):
-            while (look := await look_at_schedule(client, load_settings(), name)).last_run is None:
+            while (look := await look_at_schedule(client, load_settings(), planned(name))).last_run is None:
                 await asyncio.sleep(0.1)
         await client.get_workflow_handle(look.last_run).terminate()
 
@@ -67,10 +69,10 @@ def states(cli: Cli) -> dict[str, str]:
 
 def test_what_the_settings_ask_for_is_made_and_listed(scheduling: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTMILL_SLICING__CANARY", "false")
-    assert states(scheduling) == {name: "off" if name == ids.CANARY_SCHEDULE else "missing" for name in WHAT}
+    assert states(scheduling) == {name: "off" if name == ids.CANARY_SCHEDULE else "missing" for name in NAMES}
     applied = scheduling("schedules", "apply", "--json")
     assert applied.code == 0
-    assert [line["schedule"] for line in applied.lines] == [name for name in WHAT if name != ids.CANARY_SCHEDULE]
+    assert [line["schedule"] for line in applied.lines] == [name for name in NAMES if name != ids.CANARY_SCHEDULE]
     listed = {line["schedule"]: line for line in scheduling("schedules", "list", "--json").lines}
     made = listed[ids.RECONCILER_SCHEDULE]
     assert (made["state"], made["every"], made["last_at"], made["last_result"]) == ("on", 300, None, None)
@@ -114,10 +116,10 @@ def test_a_server_that_is_away_is_exit_code_5(cli: Cli) -> None:
 # --- what the doctor says of them
 
 
-def finding_of(server: TemporalServer, *, name: str = ids.EXPIRY_SCHEDULE) -> Finding:
+def finding_of(server: TemporalServer) -> Finding:
     async def work() -> Finding:
         client = await Client.connect(server.address)
-        return await schedule_finding(client, load_settings(), name, name="expiry sweep", otherwise="nothing ends")
+        return await schedule_finding(client, load_settings(), EXPIRY)
 
     return asyncio.run(work())
 
@@ -126,13 +128,13 @@ def test_the_doctor_says_whether_a_schedule_is_there_paused_and_well(
     scheduling: Cli, temporal_server: TemporalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = finding_of(temporal_server)
-    assert (missing.state, missing.message) == (State.WARN, "nightmill-expiry does not exist: nothing ends")
+    assert (missing.state, missing.message) == (State.WARN, f"nightmill-expiry does not exist: {EXPIRY.otherwise}")
     assert "`nightmill schedules apply nightmill-expiry`" in str(missing.fix)
     monkeypatch.setenv("NIGHTMILL_RECONCILER__SCHEDULES", "false")
     off = finding_of(temporal_server)
     assert (off.state, off.message) == (
         State.OK,
-        "no schedule, as NIGHTMILL_RECONCILER__SCHEDULES says: nothing ends",
+        f"no schedule, as NIGHTMILL_RECONCILER__SCHEDULES says: {EXPIRY.otherwise}",
     )
     scheduling("schedules", "apply", ids.EXPIRY_SCHEDULE)
     assert finding_of(temporal_server).message == "nightmill-expiry has not run yet"
@@ -140,7 +142,9 @@ def test_the_doctor_says_whether_a_schedule_is_there_paused_and_well(
         another.setenv("NIGHTMILL_WORKER__TASK_QUEUE", "another")
         taken = finding_of(temporal_server)
     assert taken.state is State.WARN, "two Nightmills in one namespace have one schedule, and one of them no recovery"
-    assert taken.message.endswith(" starts its runs on task queue nobody-serves-this, not on another: nothing ends")
+    assert taken.message.endswith(
+        f" starts its runs on task queue nobody-serves-this, not on another: {EXPIRY.otherwise}"
+    )
 
     run_and_terminate(temporal_server, ids.EXPIRY_SCHEDULE)
     ended = finding_of(temporal_server)

@@ -15,13 +15,14 @@ from temporalio.service import RPCError
 from nightmill import ids
 from nightmill.client.connection import register_search_attributes
 from nightmill.client.schedule_looks import ScheduleLook, ScheduleState, look_at_schedules
-from nightmill.client.schedules import SETTING, WHAT, apply_schedule, schedule_named, schedules_of
+from nightmill.client.schedules import PLANNED, apply_schedule, planned
 from nightmill.errors import InvalidInput, NotConfigured, TemporalUnreachable
 from nightmill.settings import Settings, WorkerSettings
 from tests.stack import TemporalServer
 from workflows.story import SEARCH_ATTRIBUTES
 
 NOBODYS = "nobody-serves-this"
+NAMES = [each.id for each in PLANNED]
 
 
 def settings(**given: Any) -> Settings:
@@ -29,25 +30,29 @@ def settings(**given: Any) -> Settings:
     return Settings(_env_file=None, worker=WorkerSettings(task_queue=NOBODYS), slicing=slicing, **given)
 
 
+def asked_for(given: Settings) -> set[str]:
+    return {each.id for each in PLANNED if each.is_asked_for(given)}
+
+
 def action_of(name: str, **given: Any) -> ScheduleActionStartWorkflow:
-    action = schedule_named(name, settings(**given)).action
+    action = planned(name).schedule(settings(**given)).action
     assert isinstance(action, ScheduleActionStartWorkflow)
     return action
 
 
 def test_all_schedules_are_asked_for_unless_a_setting_says_otherwise() -> None:
-    assert set(schedules_of(settings())) == set(WHAT) == set(SETTING)
-    assert set(schedules_of(settings(reconciler={"schedules": False}))) == {
+    assert asked_for(settings()) == set(NAMES)
+    assert asked_for(settings(reconciler={"schedules": False})) == {
         ids.SYNC_SWEEP_SCHEDULE,
         ids.CANARY_SCHEDULE,
     }
-    assert ids.SYNC_SWEEP_SCHEDULE not in schedules_of(settings(documents={"sweep": False}))
-    assert ids.CANARY_SCHEDULE not in schedules_of(settings(slicing={"canary": False}))
+    assert ids.SYNC_SWEEP_SCHEDULE not in asked_for(settings(documents={"sweep": False}))
+    assert ids.CANARY_SCHEDULE not in asked_for(settings(slicing={"canary": False}))
 
 
-@pytest.mark.parametrize("name", WHAT)
+@pytest.mark.parametrize("name", NAMES)
 def test_none_overlaps_itself_is_made_up_for_or_stopped_by_its_own_failure(name: str) -> None:
-    schedule = schedule_named(name, settings())
+    schedule = planned(name).schedule(settings())
     [interval] = schedule.spec.intervals
     assert schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
     assert schedule.policy.catchup_window == interval.every
@@ -72,20 +77,20 @@ def test_each_starts_its_workflow_and_ends_one_that_hangs(
 ) -> None:
     action = action_of(name)
     assert (action.workflow, action.id, action.execution_timeout) == (workflow, name, longest)
-    assert schedule_named(name, settings()).spec.intervals[0].every == every
+    assert planned(name).schedule(settings()).spec.intervals[0].every == every
 
 
 def test_the_intervals_are_those_of_the_settings() -> None:
     given = settings(reconciler={"interval": "PT1M", "expiry_interval": "PT30M"})
-    assert schedule_named(ids.RECONCILER_SCHEDULE, given).spec.intervals[0].every == timedelta(minutes=1)
-    assert schedule_named(ids.EXPIRY_SCHEDULE, given).spec.intervals[0].every == timedelta(minutes=30)
+    assert planned(ids.RECONCILER_SCHEDULE).schedule(given).spec.intervals[0].every == timedelta(minutes=1)
+    assert planned(ids.EXPIRY_SCHEDULE).schedule(given).spec.intervals[0].every == timedelta(minutes=30)
 
 
 def test_another_name_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(
         InvalidInput, match=r"no schedule 'nightly'; there are nightmill-reconciler, .*nightmill-canary"
     ):
-        schedule_named("nightly", settings())
+        planned("nightly")
 
 
 # --- on a server
@@ -102,7 +107,7 @@ def play(server: TemporalServer, story: Story) -> None:
         try:
             await story(client)
         finally:
-            for name in WHAT:
+            for name in NAMES:
                 with suppress(RPCError):
                     await client.get_schedule_handle(name).delete()
 
@@ -114,7 +119,7 @@ async def looks(client: Client, given: Settings | None = None) -> dict[str, Sche
 
 
 async def applied(client: Client, name: str, **given: Any) -> None:
-    await apply_schedule(client, name, schedule_named(name, settings(**given)))
+    await apply_schedule(client, planned(name), settings(**given))
 
 
 @pytest.mark.server
@@ -141,7 +146,7 @@ def test_a_pause_survives_being_brought_up_to_date_and_is_shown_with_its_reason(
 def test_one_that_is_not_there_is_missing_or_off_as_the_settings_say(temporal_server: TemporalServer) -> None:
     async def story(client: Client) -> None:
         found = await looks(client, settings(slicing={"canary": False}))
-        assert list(found) == list(WHAT)
+        assert list(found) == NAMES
         assert {look.state for name, look in found.items() if name != ids.CANARY_SCHEDULE} == {ScheduleState.MISSING}
         assert found[ids.CANARY_SCHEDULE].state is ScheduleState.OFF
 
@@ -166,7 +171,7 @@ def test_the_last_run_is_shown_with_what_became_of_it(temporal_server: TemporalS
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("name", WHAT)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_that_cannot_be_made_names_its_own_setting_and_the_way_around(
     temporal_server: TemporalServer, name: str
 ) -> None:
@@ -174,7 +179,7 @@ def test_one_that_cannot_be_made_names_its_own_setting_and_the_way_around(
         elsewhere = await Client.connect(temporal_server.address, namespace="there-is-no-such-namespace")
         with pytest.raises(NotConfigured) as refused:
             await applied(elsewhere, name)
-        assert f"set {SETTING[name]}=false" in str(refused.value)
+        assert f"set {planned(name).setting}=false" in str(refused.value)
         assert f"nightmill schedules apply {name}" in str(refused.value)
         with pytest.raises(TemporalUnreachable, match="there-is-no-such-namespace"):
             await looks(elsewhere)
