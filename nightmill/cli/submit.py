@@ -180,7 +180,7 @@ def read_chunks(file: str) -> tuple[str, Iterator[bytes]]:
 class _Submitted:
     """Stores and starts a new batch."""
 
-    def __init__(self, file: str, chosen: dict[str, str], batch_id: str, options: dict[str, Any]) -> None:
+    def __init__(self, file: str, chosen: dict[str, Any], batch_id: str, options: dict[str, Any]) -> None:
         from nightmill.client.nightmill import read_input
 
         self._chosen, self._batch_id, self._options = chosen, batch_id, options
@@ -244,7 +244,7 @@ def _run(
         return ExitCode.FAILED
 
 
-def _estimate(file: str, chosen: dict[str, str], options: dict[str, Any], *, as_json: bool) -> None:
+def _estimate(file: str, chosen: dict[str, Any], options: dict[str, Any], *, as_json: bool) -> None:
     from nightmill.assembly import assembled
     from nightmill.client.nightmill import read_input
     from nightmill.completions.pricing import Tally, find_price

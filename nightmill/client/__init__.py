@@ -1,6 +1,6 @@
 """The face to programs.
 
-From a script:
+From a script or a notebook:
 
     from nightmill import client
 
@@ -11,100 +11,247 @@ From a script:
     for result in client.results(batch_id):
         print(result.custom_id, result.text)
 
-Pages that are kept fresh: `client.add_document`, `client.sync_document`, `client.document_content`.
+The same for pages that are kept fresh (`add_document`, `sync_document`, `document_content`) and for PDFs that are cut
+into their documents (`slice_pdf`, `wait_slicing`, `slices`). Each call makes a connection of its own and blocks.
 
-From a service with an event loop: `async with Nightmill.connect() as nightmill:`, and the methods of the same names.
+From a service with an event loop: `async with Nightmill.connect() as nightmill:`, and its methods; see docs/python.md.
 Requests are stored through the database and storage settings (`NIGHTMILL_DATABASE_URL`, `NIGHTMILL_STORAGE_URL`), which
 are the worker's; Temporal is found as `TEMPORAL_ADDRESS` and the SDK's other variables say.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nightmill.client.nightmill import Nightmill
+from nightmill.errors import (
+    AccountNotFound,
+    BatchConflict,
+    BatchDeleted,
+    BatchNotFound,
+    CrawlNotFound,
+    DocumentNotFound,
+    FileMissing,
+    InvalidInput,
+    NightmillError,
+    NotConfigured,
+    OverBudget,
+    PermanentError,
+    SchemaOutdated,
+    SlicingConflict,
+    SlicingNotFound,
+    SlicingSuperseded,
+    StorageFull,
+    StorageUnavailable,
+    TemporalUnreachable,
+    TransientError,
+    WorkflowFailed,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from datetime import timedelta
+    from pathlib import Path
+    from typing import TypeVar, Unpack
 
-    from nightmill.contracts import BatchSummary, SyncOutcome
-    from nightmill.storage.results import Result
+    from nightmill.assembly import Assembly
+    from nightmill.client.nightmill import Nightmill
+    from nightmill.client.options import BatchOptions, DocumentOptions, SlicingOptions
+    from nightmill.contracts import (
+        ActivityHandler,
+        BatchStatus,
+        BatchSummary,
+        CrawlLimits,
+        CrawlProgress,
+        ErrorCode,
+        Progress,
+        SlicingErrorCode,
+        SlicingProgress,
+        SlicingStatus,
+        SlicingSummary,
+        SweepSummary,
+        SyncErrorCode,
+        SyncOutcome,
+        SyncResult,
+        WebhookHandler,
+        WorkflowHandler,
+    )
+    from nightmill.settings import Settings
+    from nightmill.storage.documents import DocumentFilter, StoredDocument
+    from nightmill.storage.results import Result, ResultError
+    from nightmill.storage.slices import SliceHead
+    from nightmill.storage.slicing_models import SliceRow
+
+    _T = TypeVar("_T")
 
 __all__ = [
+    "AccountNotFound",
+    "ActivityHandler",
+    "BatchConflict",
+    "BatchDeleted",
+    "BatchNotFound",
+    "BatchOptions",
+    "BatchStatus",
+    "BatchSummary",
+    "CrawlLimits",
+    "CrawlNotFound",
+    "CrawlProgress",
+    "DocumentFilter",
+    "DocumentNotFound",
+    "DocumentOptions",
+    "ErrorCode",
+    "FileMissing",
+    "InvalidInput",
     "Nightmill",
+    "NightmillError",
+    "NotConfigured",
+    "OverBudget",
+    "PermanentError",
+    "Progress",
+    "Result",
+    "ResultError",
+    "SchemaOutdated",
+    "Settings",
+    "SliceHead",
+    "SliceRow",
+    "SlicingConflict",
+    "SlicingErrorCode",
+    "SlicingNotFound",
+    "SlicingOptions",
+    "SlicingProgress",
+    "SlicingStatus",
+    "SlicingSummary",
+    "SlicingSuperseded",
+    "StorageFull",
+    "StorageUnavailable",
+    "StoredDocument",
+    "SweepSummary",
+    "SyncErrorCode",
+    "SyncOutcome",
+    "SyncResult",
+    "TemporalUnreachable",
+    "TransientError",
+    "WebhookHandler",
+    "WorkflowFailed",
+    "WorkflowHandler",
     "add_document",
     "cancel",
     "document_content",
     "results",
+    "retry_failed",
+    "slice_pdf",
+    "slices",
     "submit",
+    "summary",
     "sync_document",
     "wait",
+    "wait_slicing",
 ]
 
+_FOUND_IN = {
+    "Nightmill": "nightmill.client.nightmill",
+    "BatchOptions": "nightmill.client.options",
+    "DocumentOptions": "nightmill.client.options",
+    "SlicingOptions": "nightmill.client.options",
+    "Settings": "nightmill.settings",
+    "DocumentFilter": "nightmill.storage.documents",
+    "StoredDocument": "nightmill.storage.documents",
+    "Result": "nightmill.storage.results",
+    "ResultError": "nightmill.storage.results",
+    "SliceHead": "nightmill.storage.slices",
+    "SliceRow": "nightmill.storage.slicing_models",
+}
+"""Where the types are that are loaded when first asked for; the others are in `nightmill.contracts`.
 
-def submit(requests: Iterable[Mapping[str, Any]], *, provider: str, model: str, **options: Any) -> str:
-    """Store requests, start their batch, and return its id. See `Nightmill.submit` for the options and errors."""
+A host that imports this package, and perhaps never calls it, does not wait for the database's and Temporal's libraries.
+"""
 
-    async def run() -> str:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.submit(requests, provider=provider, model=model, **options)
+if not TYPE_CHECKING:  # a type checker would take every misspelled name for one that this function finds
 
-    return asyncio.run(run())
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_FOUND_IN.get(name, "nightmill.contracts")), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+def _call(work: Callable[[Nightmill], Awaitable[_T]]) -> _T:
+    from nightmill.client.blocking import call
+
+    return call(work)
+
+
+def _look(question: Callable[[Assembly], _T]) -> _T:
+    from nightmill.client.blocking import look
+
+    return look(question)
+
+
+def _read(question: Callable[[Assembly], Iterator[_T]]) -> Iterator[_T]:
+    from nightmill.client.blocking import read
+
+    return read(question)
+
+
+# --- batches
+
+
+def submit(
+    requests: Iterable[Mapping[str, Any]],
+    *,
+    provider: str,
+    model: str,
+    batch_id: str | None = None,
+    **options: Unpack[BatchOptions],
+) -> str:
+    """Store requests, start their batch, and return its id. See `Nightmill.submit`."""
+    return _call(lambda to: to.submit(requests, provider=provider, model=model, batch_id=batch_id, **options))
 
 
 def wait(batch_id: str, *, timeout: timedelta | None = None) -> BatchSummary:
-    """Return the summary once the batch has ended and its handler was called. See `Nightmill.wait`."""
-
-    async def run() -> BatchSummary:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.wait(batch_id, timeout=timeout)
-
-    return asyncio.run(run())
+    """Return the summary once the batch has ended and its handler has succeeded. See `Nightmill.wait`."""
+    return _call(lambda to: to.wait(batch_id, timeout=timeout))
 
 
-def cancel(batch_id: str) -> str:
-    """Ask for a cancel and return the status from now on. See `Nightmill.cancel`."""
-
-    async def run() -> str:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.cancel(batch_id)
-
-    return asyncio.run(run())
+def summary(batch_id: str) -> BatchSummary:
+    """Return how the batch stands, or what became of it. See `Nightmill.summary`."""
+    return _look(lambda stored: stored.outcomes.summarize(batch_id))
 
 
 def results(batch_id: str) -> Iterator[Result]:
     """Yield each completion in the order of the requests, also while the batch is running.
 
     Raises:
-        BatchNotFound: There is no such batch.
+        BatchNotFound: There is no such batch; raised at once.
+        BatchDeleted: It was deleted, perhaps while it was read.
     """
-    from nightmill.assembly import assembled
-    from nightmill.settings import load_settings
-
-    with assembled(load_settings()) as assembly:
-        yield from assembly.outcomes.results(batch_id)
+    return _read(lambda stored: stored.outcomes.results(batch_id))
 
 
-def add_document(link: str, *, account: str, collection: str, **options: Any) -> str:
-    """Add a page and return its document's id; by default its sync is started. See `Documents.add` for the options."""
+def cancel(batch_id: str) -> BatchStatus:
+    """Ask for a cancel and return the status from now on. See `Nightmill.cancel`."""
+    return _call(lambda to: to.cancel(batch_id))
 
-    async def run() -> str:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.documents.add(link, account=account, collection=collection, **options)
 
-    return asyncio.run(run())
+def retry_failed(batch_id: str, *, only_retriable: bool = False) -> str:
+    """Make and start a new batch of an ended one's failed completions; return its id. See `Nightmill.retry_failed`."""
+    return _call(lambda to: to.retry_failed(batch_id, only_retriable=only_retriable))
+
+
+# --- documents
+
+
+def add_document(url: str, *, account: str, collection: str, **options: Unpack[DocumentOptions]) -> str:
+    """Add a page and return its document's id; by default its sync is started. See `Documents.add`."""
+    return _call(lambda to: to.documents.add(url, account=account, collection=collection, **options))
 
 
 def sync_document(document_id: str) -> SyncOutcome:
     """Sync a document now and return what it came to. See `Documents.sync`."""
-
-    async def run() -> SyncOutcome:
-        async with Nightmill.connect() as nightmill:
-            return await nightmill.documents.sync(document_id)
-
-    return asyncio.run(run())
+    return _call(lambda to: to.documents.sync(document_id))
 
 
 def document_content(document_id: str) -> str | None:
@@ -113,9 +260,28 @@ def document_content(document_id: str) -> str | None:
     Raises:
         DocumentNotFound: There is no such document.
     """
-    from nightmill.assembly import assembled
-    from nightmill.settings import load_settings
+    found = _look(lambda stored: stored.documents.content(document_id))
+    return found.content if found is not None else None
 
-    with assembled(load_settings()) as assembly:
-        found = assembly.documents.content(document_id)
-        return None if found is None else found.content
+
+# --- slicings
+
+
+def slice_pdf(path: Path, **options: Unpack[SlicingOptions]) -> str:
+    """Store a PDF of this machine, start slicing it, and return its SHA-256. See `Slicings.slice`."""
+    return _call(lambda to: to.slicings.slice(path, **options))
+
+
+def wait_slicing(sha256: str, profile: str = "gazette", *, timeout: timedelta | None = None) -> SlicingSummary:
+    """Return what a slicing came to once it has ended and those who asked were told. See `Slicings.wait`."""
+    return _call(lambda to: to.slicings.wait(sha256, profile, timeout=timeout))
+
+
+def slices(sha256: str, profile: str = "gazette") -> Iterator[SliceRow]:
+    """Yield a document's slices with their texts, in order.
+
+    Raises:
+        SlicingNotFound: There is no such document; raised at once.
+        SlicingSuperseded: It was sliced again meanwhile: what came before is of the earlier run.
+    """
+    return _read(lambda stored: stored.slicing.slices.stream(stored.slicing.slicings.get(sha256, profile)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from temporalio.client import (
     Client,
@@ -24,6 +25,7 @@ from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
 from nightmill.client.failures import innermost
+from nightmill.client.streams import streamed
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
 from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable, WorkflowFailed
@@ -33,6 +35,7 @@ from nightmill.storage.retries import failed_requests
 
 if TYPE_CHECKING:
     from nightmill.client.documents import Documents
+    from nightmill.client.options import BatchOptions
     from nightmill.client.recovery import Recovery
     from nightmill.client.retention import Retention
     from nightmill.client.slicings import Slicings
@@ -113,7 +116,7 @@ class Nightmill:
         provider: str,
         model: str,
         batch_id: str | None = None,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> str:
         """Store requests, start their batch, and return its id.
 
@@ -123,8 +126,7 @@ class Nightmill:
             model: The provider's model name.
             batch_id: 1 to 64 letters, digits, `_` or `-`; default a new UUIDv7. An id that is taken is refused, so
                 an id of your own makes submitting safe to repeat.
-            **options: `endpoint`, `completion_handler`, `metadata`, `poll_schedule`, `max_age`, `retry_rounds`,
-                `budget`, `account`, as in `nightmill.contracts.BatchInput`.
+            **options: See `nightmill.client.options.BatchOptions`.
 
         Raises:
             InvalidInput: An argument or a request cannot be used; the message names it. Nothing was stored.
@@ -144,7 +146,7 @@ class Nightmill:
         provider: str,
         model: str,
         batch_id: str | None = None,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> str:
         """Do as `submit` does, with the bytes of a JSONL file; `name` is its name in messages."""
         given = read_input(provider=provider, model=model, **options)
@@ -220,12 +222,16 @@ class Nightmill:
         Raises:
             TimeoutError: It has not ended in time.
             BatchNotFound: There is no such batch.
-            InvalidInput: The workflow failed for its input.
+            BatchConflict: It has not ended, and no workflow runs it; the message says how it goes on.
+            InvalidInput: The workflow could not use its input.
+            WorkflowFailed: The workflow failed by a bug.
             TemporalUnreachable: Temporal went away; waiting again goes on.
         """
         try:
-            async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
                 return await self._handle(batch_id).result()
+        except TimeoutError:
+            raise TimeoutError(f"batch {batch_id} has not ended within {timeout}; it goes on") from None
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(batch_id)
@@ -269,13 +275,14 @@ class Nightmill:
             raise self._steering_error(batch_id, error) from error
         return answer
 
-    def results(self, batch_id: str) -> Iterator[Result]:
-        """Yield each completion in the order of the requests, also while the batch is running; blocks on the database.
+    def results(self, batch_id: str) -> AsyncGenerator[Result, None]:
+        """Yield each completion in the order of the requests, also while the batch is running.
 
         Raises:
             BatchNotFound: There is no such batch.
+            BatchDeleted: It was deleted, perhaps while it was read.
         """
-        return self.assembly.outcomes.results(batch_id)
+        return streamed(partial(self.assembly.outcomes.results, batch_id))
 
     async def cancel(self, batch_id: str) -> BatchStatus:
         """Ask for a cancel and return the status from now on; what is finished already is kept.
@@ -352,7 +359,7 @@ def _details(row: BatchRow) -> str:
     return "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
 
 
-def read_input(*, provider: str, model: str, **options: Any) -> BatchInput:
+def read_input(*, provider: str, model: str, **options: Unpack[BatchOptions]) -> BatchInput:
     """Return the checked input of a batch whose requests come from elsewhere.
 
     Raises:
@@ -363,8 +370,11 @@ def read_input(*, provider: str, model: str, **options: Any) -> BatchInput:
     unknown = options.keys() & {"requests_uri", "batch_id"}
     if unknown:
         raise InvalidInput(f"{', '.join(sorted(unknown))}: not an option here")
+    given: dict[str, Any] = {"provider": provider, "model": model, "requests_uri": "-", **options}
+    if isinstance(handler := options.get("completion_handler"), Mapping):
+        given["completion_handler"] = dict(handler)
     try:
-        return BatchInput(provider=provider, model=model, requests_uri="-", **options)
+        return BatchInput.model_validate(given)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}" for item in found[:10])
