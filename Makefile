@@ -76,6 +76,8 @@ screenshots: install ## take the pictures of Temporal's UI in docs/images; needs
 record-history: install ## record histories of the workflows as they are now, for the replay tests
 	$(BIN)/python tests/replay/record.py
 
-up: ## start everything in containers; the first time, with new passwords in .env
+up: ## start or upgrade everything in containers; the first time, with new passwords in .env
 	@deploy/new-env
-	docker compose up --build --wait
+	docker compose build
+	docker compose --profile events stop worker slicing-worker events
+	docker compose up --wait

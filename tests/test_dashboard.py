@@ -26,10 +26,14 @@ def name_of(alert: dict[str, Any]) -> str:
 
 def test_the_dashboard_is_the_one_that_the_code_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(promql.DEPLOY / "grafana"))
-    made = runpy.run_path(str(promql.DEPLOY / "grafana" / "dashboard.py"))["dashboard"]()
+    dashboard = runpy.run_path(str(promql.DEPLOY / "grafana" / "dashboard.py"))["dashboard"]
+    made, linked = dashboard(), dashboard("https://git.example.org/docs/")
     for name in ("jobs", "panels", "workers"):
         sys.modules.pop(name)
     assert json.loads(promql.DASHBOARD.read_text()) == made, "run `python deploy/grafana/dashboard.py`"
+    assert [link["url"] for link in linked["links"]] == ["https://git.example.org/docs/operations.md", "${temporal_ui}"]
+    # An address without a host would be looked for in Grafana itself.
+    assert [link["url"] for link in made["links"]] == ["${temporal_ui}"]
 
 
 @pytest.mark.parametrize("panel", promql.panels(), ids=lambda panel: panel["title"])

@@ -23,6 +23,7 @@ from tests.deploying import SECRET, settings_of_all
 from tests.stack import FAIRNESS, ROOT, TemporalServer, free_port, temporal_binary
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+ELSEWHERE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose/elsewhere.yaml").read_text())["services"]
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name for name, service in SERVICES.items() if "build" in service}
 # Images without a shell or anything else that could ask.
@@ -62,6 +63,13 @@ def test_somebody_who_stays_waits_for_each_that_ends() -> None:
     """Else `docker compose up --wait` takes their end for a failure (docker/compose#10596)."""
     staying = [service for name, service in SERVICES.items() if name not in ONE_SHOT and "profiles" not in service]
     assert ONE_SHOT & {other for service in staying for other in service.get("depends_on", {})} == ONE_SHOT
+
+
+def test_postgres_may_have_a_process_for_each_connection() -> None:
+    service = SERVICES["postgres"]
+    connections = re.search(r"max_connections=(\d+)", " ".join(service["command"]))
+    assert connections
+    assert int(connections[1]) + 100 < service["pids_limit"]
 
 
 def test_ports_are_the_hosts_own_only() -> None:
@@ -111,7 +119,9 @@ def test_every_variable_of_ours_is_a_setting() -> None:
         for variable in SERVICES[name].get("environment", {})
         if variable.startswith(("NIGHTMILL_", "TEMPORAL_"))
     }
-    used |= set(re.findall(r"^#?(NIGHTMILL_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    used |= {variable for service in ELSEWHERE.values() for variable in service["environment"]}
+    for file in (".env.example", "deploy/new-env"):
+        used |= set(re.findall(r"^#?(NIGHTMILL_\w+)=", (ROOT / file).read_text(), re.MULTILINE))
     used |= set(re.findall(r"(NIGHTMILL_\w+)=", (ROOT / "Dockerfile").read_text()))
     assert used
     assert used <= settings_of_all()
@@ -119,7 +129,7 @@ def test_every_variable_of_ours_is_a_setting() -> None:
 
 def test_a_container_outlives_its_workers_grace() -> None:
     grace = WorkerSettings().shutdown_grace.total_seconds()
-    for name in ("worker", "slicing-worker", "events"):
+    for name in ("worker", "slicing-worker"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > grace
 
 
@@ -129,6 +139,33 @@ def test_the_slicers_container_has_no_way_out_and_no_providers_key() -> None:
     assert COMPOSE["networks"]["backend"] == {"internal": True}
     assert not any(source["path"] == ".env" for source in service["env_file"])
     assert not any(re.search("OPENAI|ANTHROPIC|GOOGLE|XAI|ACCOUNTS", name) for name in service["environment"])
+
+
+def test_the_receiver_of_events_has_no_file_and_no_key_of_a_provider() -> None:
+    service = SERVICES["events"]
+    assert [source["path"] for source in service["env_file"]] == ["events.env"]
+    assert not any(re.search("API_KEY|ENCRYPTION|STORAGE|INPUT", name) for name in service["environment"])
+    assert "volumes" not in service
+
+
+def test_elsewhere_changes_what_there_is_and_lets_the_slicers_container_out() -> None:
+    """Compose adds lists together, so that this is what comes of it."""
+    for name, changed in ELSEWHERE.items():
+        assert changed["environment"].keys() <= SERVICES[name]["environment"].keys()
+        assert "default" in {*SERVICES[name]["networks"], *changed.get("networks", [])}, name
+    connected = {name for name in OURS if "TEMPORAL_ADDRESS" in SERVICES[name].get("environment", {})}
+    assert ELSEWHERE.keys() == connected
+
+
+def test_everything_that_reads_the_database_stops_before_it_is_upgraded() -> None:
+    commands = subprocess.run(["make", "-n", "up"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    stopping, starting = commands.splitlines()[-2:]
+    stopped = re.fullmatch(r"docker compose --profile events stop (.*)", stopping)
+    assert stopped
+    assert starting.startswith("docker compose up")
+    assert {*stopped[1].split()} == {
+        name for name in OURS - ONE_SHOT if "NIGHTMILL_DATABASE_URL" in SERVICES[name].get("environment", {})
+    }
 
 
 def test_workers_do_not_learn_the_stacks_passwords() -> None:
@@ -143,7 +180,7 @@ def test_prometheus_scrapes_what_listens() -> None:
     jobs = {job["job_name"]: job for job in _read("deploy/prometheus/prometheus.yml")["scrape_configs"]}
     ours = jobs["nightmill"]["dns_sd_configs"][0]
     assert ours["port"] == WorkerSettings().metrics_port
-    assert set(ours["names"]) == {"worker", "slicing-worker", "events"}
+    assert ours["names"] == ["worker", "slicing-worker", *SERVICES["events"]["networks"]["backend"]["aliases"]]
     assert "EXPOSE 8081 9464" in (ROOT / "Dockerfile").read_text()
     targets = {
         target for job in jobs.values() for config in job.get("static_configs", []) for target in config["targets"]
@@ -177,6 +214,7 @@ def test_grafana_finds_its_data_and_its_dashboards() -> None:
     folder = ROOT / mounts[provider["options"]["path"]]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (folder / Path(home).name).exists()
+    assert provider["allowUiUpdates"] is True  # else its variables, the address of Temporal's UI, cannot be saved
 
 
 def test_temporal_is_as_fair_in_containers_as_in_the_tests() -> None:
@@ -222,10 +260,17 @@ def test_new_passwords_are_long_and_the_owners_and_are_made_once(tmp_path: Path)
     made = (tmp_path / ".env").read_text()
     passwords = re.findall(r"^\w+_PASSWORD=([0-9a-f]{48})$", made, re.MULTILINE)
     assert len(set(passwords)) == 4
-    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    received = (tmp_path / "events.env").read_text()
+    assert re.findall(r"^(\w+)=$", received, re.MULTILINE) == [
+        "NIGHTMILL_OPENAI__WEBHOOK_SECRET",
+        "NIGHTMILL_GOOGLE__WEBHOOK_SECRET",
+    ]
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in (".env", "events.env")} == {0o600}
     assert len(made.splitlines()) == len((ROOT / ".env.example").read_text().splitlines())
+    (tmp_path / "events.env").write_text(received.replace("=", "=whsec_mine"))
     subprocess.run([tmp_path / "deploy/new-env"], check=True, capture_output=True)
     assert (tmp_path / ".env").read_text() == made
+    assert "whsec_mine" in (tmp_path / "events.env").read_text()
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from nightmill.settings import WorkerSettings
+from nightmill.settings.serving import EventsSettings
 from tests.deploying import SECRET, settings_of_all
 from tests.stack import ROOT
 
 KUBERNETES = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
+EVENTS = list(yaml.safe_load_all((ROOT / "deploy/kubernetes-events.yaml").read_text()))
 CONTROLLED = list(yaml.safe_load_all((ROOT / "deploy/worker-controller.yaml").read_text()))
 
 
@@ -27,7 +29,7 @@ def _pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-PODS = _pods(KUBERNETES)
+PODS = _pods(KUBERNETES + EVENTS)
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -62,7 +64,24 @@ def test_every_variable_in_kubernetes_is_a_setting_and_no_secret() -> None:
     used = config.keys() | set_here
     assert used <= settings_of_all()
     assert not any(SECRET.search(name) for name in used)
-    assert not any(document["kind"] == "Secret" for document in KUBERNETES + CONTROLLED)
+    assert not any(document["kind"] == "Secret" for document in KUBERNETES + EVENTS + CONTROLLED)
+
+
+def test_the_receiver_of_events_listens_where_it_is_asked_and_has_a_secret_of_its_own() -> None:
+    (container,) = PODS["nightmill-events"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"events": EventsSettings().port, "metrics": WorkerSettings().metrics_port}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "events"}
+    secrets = {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
+    assert secrets == {"nightmill-events"}
+    (service,) = [document["spec"] for document in EVENTS if document["kind"] == "Service"]
+    assert service["selector"].items() <= EVENTS[0]["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_nothing_is_deleted_before_somebody_says_so() -> None:
+    (jobs,) = [document["spec"] for document in KUBERNETES if document["kind"] == "CronJob"]
+    assert jobs["suspend"] is True
 
 
 def test_the_migration_is_named_for_the_version() -> None:

@@ -1,5 +1,7 @@
 """Writes dashboards/nightmill.json: `python deploy/grafana/dashboard.py`.
 
+With an address as its argument, `https://git.example.org/nightmill/docs`, it adds a link to operations.md there.
+
 The panels are in jobs.py and workers.py; here is what Grafana wants around them. Fixed uid, no plugins, the data source
 a variable.
 """
@@ -7,6 +9,7 @@ a variable.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,12 @@ ROWS = (GLANCE, BATCHES, DOCUMENTS, SLICINGS, RECOVERY, WORKERS, PROVIDERS)
 SCHEMA = 39  # Grafana 11's; later ones read and upgrade it
 
 
-def dashboard() -> dict[str, Any]:
-    """Return the dashboard."""
+def dashboard(docs: str = "") -> dict[str, Any]:
+    """Return the dashboard.
+
+    Args:
+        docs: Where docs/ is read; "": nowhere that a browser could go to.
+    """
     return {
         "uid": "nightmill",
         "title": "Nightmill",
@@ -36,18 +43,18 @@ def dashboard() -> dict[str, Any]:
         "timezone": "",
         "templating": {"list": _variables()},
         "annotations": {"list": [_alerts()]},
-        "links": [
-            {"type": "link", "title": "What to do", "url": "${docs}/operations.md", "targetBlank": True, "icon": "doc"},
-            {
-                "type": "link",
-                "title": "Temporal",
-                "url": "${temporal_ui}",
-                "targetBlank": True,
-                "icon": "external link",
-            },
-        ],
+        "links": _links(docs),
         "panels": _panels(),
     }
+
+
+def _links(docs: str) -> list[dict[str, Any]]:
+    found = [_link("What to do", f"{docs.rstrip('/')}/operations.md", "doc")] if docs else []
+    return [*found, _link("Temporal", "${temporal_ui}", "external link")]
+
+
+def _link(title: str, url: str, icon: str) -> dict[str, Any]:
+    return {"type": "link", "title": title, "url": url, "targetBlank": True, "icon": icon}
 
 
 def _panels() -> list[dict[str, Any]]:
@@ -156,7 +163,6 @@ def _variables() -> list[dict[str, Any]]:
             "options": [{"text": w, "value": w, "selected": w == "1h"} for w in ("5m", "15m", "1h", "6h", "1d")],
         },
         _text("temporal_ui", "Temporal's UI", "http://localhost:8080"),
-        _text("docs", "Where docs/ is read", "docs"),
     ]
 
 
@@ -200,4 +206,4 @@ def _alerts() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n")
+    TARGET.write_text(json.dumps(dashboard(*sys.argv[1:2]), indent=1, ensure_ascii=False) + "\n")

@@ -56,7 +56,9 @@ class ProviderSettings(Section):
 class AccountKeySettings(Section):
     """One provider's key of an account."""
 
-    api_key: SecretStr = Field(description="API key of a named account, for the batches that name it")
+    api_key: SecretStr | None = Field(
+        default=None, description="API key of a named account, for the batches that name it"
+    )
     webhook_secret: SecretStr | None = Field(
         default=None, description="OpenAI and Google only: verifies batch events of this key's account (`whsec_…`)"
     )
