@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -157,7 +158,8 @@ async def test_an_event_for_a_batch_that_nobody_follows_is_taken(lane: Lane) -> 
 
 @in_a_lane
 async def test_an_event_that_came_while_temporal_was_away_is_asked_for_again(lane: Lane) -> None:
-    lane.set(OPENAI__WEBHOOK_SECRET=SECRET)
+    """The receiver itself has no encryption key: its signals hold nothing."""
+    lane.set(OPENAI__WEBHOOK_SECRET=SECRET, ENCRYPTION_KEY=base64.b64encode(bytes(32)).decode())
     host, _, port = lane.stack.server.address.partition(":")
     async with lane.running() as nightmill, CuttableProxy((host, int(port))) as proxy:
         assembly = nightmill.assembly
