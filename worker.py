@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -31,6 +31,7 @@ from nightmill.assembly import Assembly, assembled
 from nightmill.cli.ending import exit_code_of, finish
 from nightmill.client import deployment
 from nightmill.client.connection import connect, register_search_attributes
+from nightmill.client.deployment import Deployment
 from nightmill.client.health import checks_of, health_served
 from nightmill.client.runtime import worker_runtime
 from nightmill.client.schedules import PLANNED, apply_schedule
@@ -92,32 +93,55 @@ def queues_of(settings: Settings) -> frozenset[str]:
     return frozenset(asked)
 
 
-def build_workers(client: Client, assembly: Assembly) -> list[Worker]:
+def own_deployment() -> Deployment:
+    """Return what this process tells the server of itself; it reads the code, so whoever needs it is given it.
+
+    Raises:
+        NotConfigured: See `deployment_of`.
+    """
+    named = os.environ.get(deployment.BUILD_ID)
+    return deployment.deployment_of(os.environ, named or deployment.hash_of_code(Path(__file__).parent))
+
+
+def build_workers(client: Client, assembly: Assembly, own: Deployment | None = None) -> list[Worker]:
     """Return workers for the task queues that the settings name; the caller runs them.
+
+    Args:
+        client: The connection to Temporal.
+        assembly: What their activities are made of.
+        own: What they tell the server of themselves; None: `own_deployment`.
 
     Raises:
         NotConfigured: A task queue is not known, or programs cannot be isolated as the settings ask for.
     """
     settings = assembly.settings
+    own = own or own_deployment()
     queues = queues_of(settings)
     found = []
     if settings.worker.task_queue in queues:
-        found.append(_general_worker(client, assembly))
+        found.append(_general_worker(client, assembly, own))
     if settings.slicing.task_queue in queues:
-        found += [_slicing_worker(client, assembly), _programs_worker(client, assembly)]
+        found += [_slicing_worker(client, assembly, own), _programs_worker(client, assembly, own)]
     return found
 
 
 @asynccontextmanager
 async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
-    """Run workers within the block; at its end they stop, what they do then gets its grace."""
+    """Run workers within the block; at its end they stop, what they do then gets its grace.
+
+    All stop at once: one after the other, the last would take new work for as long as the others' graces last, and the
+    graces would add up to more than whoever sent SIGTERM waits.
+    """
     async with AsyncExitStack() as stack:
         for worker in workers:
             await stack.enter_async_context(worker)
-        yield
+        try:
+            yield
+        finally:  # what a worker died of is raised by its own end, which comes next
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
-def _general_worker(client: Client, assembly: Assembly) -> Worker:
+def _general_worker(client: Client, assembly: Assembly, own: Deployment) -> Worker:
     limits = assembly.settings.worker
     return Worker(
         client,
@@ -127,17 +151,17 @@ def _general_worker(client: Client, assembly: Assembly) -> Worker:
             *wiring.of_batches(assembly),
             *wiring.of_documents(assembly),
             *wiring.of_audits(assembly),
-            *wiring.of_recovery(client, assembly, replays=_replays(client), build=_build_id()),
+            *wiring.of_recovery(client, assembly, replays=_replays(client), build=own.build),
         ],
         activity_executor=ThreadPoolExecutor(limits.max_activities, thread_name_prefix="activity"),
         max_concurrent_activities=limits.max_activities,
         max_heartbeat_throttle_interval=timedelta(seconds=2),
         **_for_workflows(limits),
-        **_for_all(limits),
+        **_for_all(limits, own),
     )
 
 
-def _slicing_worker(client: Client, assembly: Assembly) -> Worker:
+def _slicing_worker(client: Client, assembly: Assembly, own: Deployment) -> Worker:
     limits = assembly.settings.worker
     return Worker(
         client,
@@ -148,11 +172,11 @@ def _slicing_worker(client: Client, assembly: Assembly) -> Worker:
         max_concurrent_activities=SLICING_ACTIVITIES_AT_ONCE,
         max_heartbeat_throttle_interval=timedelta(seconds=2),
         **_for_workflows(limits),
-        **_for_all(limits),
+        **_for_all(limits, own),
     )
 
 
-def _programs_worker(client: Client, assembly: Assembly) -> Worker:
+def _programs_worker(client: Client, assembly: Assembly, own: Deployment) -> Worker:
     """Return a worker of the slots for programs; its throttle is how soon a program hears of a cancel."""
     slicing = assembly.settings.slicing
     return Worker(
@@ -162,7 +186,7 @@ def _programs_worker(client: Client, assembly: Assembly) -> Worker:
         max_concurrent_activities=slicing.concurrency,
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),
-        **_for_all(assembly.settings.worker),
+        **_for_all(assembly.settings.worker, own),
     )
 
 
@@ -184,21 +208,13 @@ def _for_workflows(limits: WorkerSettings) -> dict[str, Any]:
     }
 
 
-def _for_all(limits: WorkerSettings) -> dict[str, Any]:
+def _for_all(limits: WorkerSettings, own: Deployment) -> dict[str, Any]:
     return {
         "graceful_shutdown_timeout": limits.shutdown_grace,
         "interceptors": [HeartbeatInterceptor(), AdmissionInterceptor()],
-        "deployment_config": _deployment().config(),
-        "identity": worker_identity(os.getpid(), socket.gethostname(), _build_id()),
+        "deployment_config": own.config(),
+        "identity": worker_identity(os.getpid(), socket.gethostname(), own.build),
     }
-
-
-def _build_id() -> str:
-    return os.environ.get(deployment.BUILD_ID) or deployment.hash_of_code(Path(__file__).parent)
-
-
-def _deployment() -> deployment.Deployment:
-    return deployment.deployment_of(os.environ, _build_id())
 
 
 async def run(settings: Settings) -> None:
@@ -208,22 +224,23 @@ async def run(settings: Settings) -> None:
         SchemaOutdated: The database is of another version.
         NightmillError: Temporal or the database cannot be used.
     """
-    async with health_served(settings, _build_id()) as health, worker_runtime(settings, _build_id()) as runtime:
-        await _work(settings, health, runtime)
+    own = own_deployment()
+    async with health_served(settings, own.build) as health, worker_runtime(settings, own.build) as runtime:
+        await _work(settings, own, health, runtime)
 
 
-async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
+async def _work(settings: Settings, own: Deployment, health: Health, runtime: Runtime) -> None:
     with assembled(settings) as assembly:
         await asyncio.to_thread(schema.check, assembly.database)  # while we wait for it we are alive, and say so
         client = await connect(settings, runtime=runtime)
         await register_search_attributes(client, SEARCH_ATTRIBUTES)
-        own = _deployment()
         own.tell_half()
-        workers = build_workers(client, assembly)  # here: in a thread the workflow sandbox finds no event loop
-        if settings.slicing.task_queue in queues_of(settings):
+        workers = build_workers(client, assembly, own)  # here: in a thread the workflow sandbox finds no event loop
+        queues = [worker.task_queue for worker in workers]
+        if settings.slicing.task_queue in queues:
             await asyncio.to_thread(assembly.slicing.scratch.sweep)
-        observe(assembly, queues_of(settings))
-        await _make_schedules(client, settings)
+        observe(assembly, queues)
+        await _make_schedules(client, settings, queues)
         health.checks, health.phase = checks_of(client, workers, assembly.database), Phase.RUNNING
         stop = asyncio.Event()
 
@@ -234,20 +251,16 @@ async def _work(settings: Settings, health: Health, runtime: Runtime) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, drain)
         async with running(workers):
-            queues = ",".join(worker.task_queue for worker in workers)
-            logger.info("worker ready", extra={"task_queue": queues, "namespace": client.namespace})
+            logger.info("worker ready", extra={"task_queue": ",".join(queues), "namespace": client.namespace})
             programs = ids.programs_queue(settings.slicing.task_queue)
-            telling = asyncio.create_task(
-                deployment.tell_share(client, own, [one.task_queue for one in workers], programs=programs)
-            )
+            telling = asyncio.create_task(deployment.tell_share(client, own, queues, programs=programs))
             await stop.wait()
             telling.cancel()
             logger.info("worker stops", extra={"grace": str(settings.worker.shutdown_grace)})
 
 
-async def _make_schedules(client: Client, settings: Settings) -> None:
+async def _make_schedules(client: Client, settings: Settings, queues: Collection[str]) -> None:
     """Make the schedules that the settings ask for, of the task queues that this worker serves."""
-    queues = queues_of(settings)
     for planned in PLANNED:
         if planned.is_asked_for(settings) and planned.task_queue(settings) in queues:
             await apply_schedule(client, planned, settings)

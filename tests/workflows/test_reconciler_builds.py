@@ -19,6 +19,7 @@ from nightmill import ids
 from nightmill.assembly import assembled
 from nightmill.client.connection import register_search_attributes
 from nightmill.client.converter import data_converter
+from nightmill.client.deployment import DEFAULT_NAME, Deployment
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import Action, BatchInput, BatchStatus, BatchSummary, Finding, PollOutcome, PreparedBatch
 from nightmill.recovery.decisions import SURE_FAILURE
@@ -77,14 +78,14 @@ class BrokenBatch(OtherBatch):
 
 
 def build_of(batch: type) -> ModuleType:
-    """Return the composition root of another build: `worker`, with other code for batches and an id of its own."""
+    """Return the composition root of another build: `worker`, with other code for batches."""
     spec = importlib.util.spec_from_file_location(f"worker_with_{batch.__name__}", worker.__file__)
     assert spec is not None
     assert spec.loader is not None
     other = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(other)
     workflows = [batch if one is ModelCompletionBatch else one for one in other.WORKFLOWS]
-    vars(other).update(WORKFLOWS=workflows, _build_id=lambda: batch.__name__)
+    vars(other).update(WORKFLOWS=workflows)
     return other
 
 
@@ -96,7 +97,8 @@ async def running(lane: Lane, batch: type) -> AsyncIterator[Nightmill]:
         converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
         client = await Client.connect(lane.stack.server.address, data_converter=converter)
         await register_search_attributes(client, worker.SEARCH_ATTRIBUTES)
-        async with other.running(other.build_workers(client, assembly)):
+        own = Deployment(DEFAULT_NAME, batch.__name__, versioned=False)
+        async with other.running(other.build_workers(client, assembly, own)):
             yield Nightmill(client, assembly)
 
 

@@ -121,7 +121,7 @@ async def test_a_provider_batch_whose_workflow_s_tasks_fail_is_reset_and_its_bat
     async with lane.running() as nightmill:
         batch_id = await in_parts(lane, nightmill)
     part = ids.part_workflow_id(batch_id, 0, 1)
-    same_build = worker_identity(1, "host", worker._build_id())
+    same_build = worker_identity(1, "host", worker.own_deployment().build)
     async with (
         nobody_works(lane) as nightmill,
         working(

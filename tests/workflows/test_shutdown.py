@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
-from temporalio.client import WorkflowHistory
+from temporalio import activity, workflow
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from nightmill.contracts import BatchStatus, Finding
 from nightmill.sandbox import Fault
-from tests.lanes import MODELS, PATIENCE, Lane, in_a_lane, until
+from tests.lanes import HOST_DEPLOYMENT, MODELS, PATIENCE, Lane, in_a_lane, until
 from tests.stack import requests
 from tests.stuck import run_of
+from worker import running
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
@@ -133,3 +136,65 @@ async def test_the_harvest_of_a_large_file_goes_on_where_the_worker_left_it(lane
     assert (summary.status, summary.completed) == (BatchStatus.ENDED, count)
     assert Finding.TASKS_FAIL not in summary_of_reconciler.findings
     lane.assert_once(requests=count)
+
+
+@workflow.defn
+class Errand:
+    """Has an activity carried out on a task queue."""
+
+    @workflow.run
+    async def run(self, name: str, queue: str) -> str:
+        return str(await workflow.execute_activity(name, task_queue=queue, start_to_close_timeout=PATIENCE))
+
+
+@in_a_lane
+async def test_no_worker_of_a_process_takes_anything_new_while_another_one_drains(lane: Lane) -> None:
+    began, done = asyncio.Event(), asyncio.Event()
+
+    @activity.defn
+    async def drain() -> str:
+        began.set()
+        await done.wait()
+        return "drained"
+
+    @activity.defn
+    async def take() -> str:
+        return f"taken after {'the' if done.is_set() else 'no'} end"
+
+    client = await Client.connect(lane.stack.server.address)
+    queue, other, home = (f"{lane.stack.task_queue}-{name}" for name in ("first", "last", "home"))
+
+    def worker_of(queue: str, **given: Any) -> Worker:
+        return Worker(
+            client,
+            task_queue=queue,
+            graceful_shutdown_timeout=PATIENCE,
+            workflow_runner=UnsandboxedWorkflowRunner(),
+            deployment_config=HOST_DEPLOYMENT,
+            **given,
+        )
+
+    async with worker_of(home, workflows=[Errand]):
+
+        async def sent(name: str, queue: str) -> asyncio.Task[str]:
+            handle = await client.start_workflow(Errand.run, args=[name, queue], id=f"{queue}-{name}", task_queue=home)
+            return asyncio.create_task(handle.result())
+
+        async def work() -> None:
+            async with running([worker_of(queue, activities=[take]), worker_of(other, activities=[drain])]):
+                await began.wait()
+
+        draining = await sent("drain", other)
+        ends = asyncio.create_task(work())
+        await asyncio.wait_for(began.wait(), 30)
+        await asyncio.sleep(
+            0.3
+        )  # what asks the server for work is told to stop; asked for by now, it may still be given
+        taking = await sent("take", queue)
+        await asyncio.wait({taking}, timeout=1.0)
+        assert not taking.done()
+        assert not ends.done(), "the other one drains"
+        done.set()
+        await asyncio.wait_for(ends, 30)
+        async with worker_of(queue, activities=[take]):
+            assert await asyncio.wait_for(asyncio.gather(draining, taking), 30) == ["drained", "taken after the end"]

@@ -254,12 +254,10 @@ async def test_a_version_that_does_not_replay_a_run_is_rolled_back_and_the_run_g
 async def running_version(lane: Lane, versions: Versions, build: str, batch: type) -> AsyncIterator[Nightmill]:
     """Run a version with other code for batches in this process, and give a client of it."""
     settings, other = lane.stack.settings(), build_of(batch)
-    vars(other).update(
-        _build_id=lambda: build, _deployment=lambda: Deployment(versions.deployment, build, versioned=True)
-    )
+    own = Deployment(versions.deployment, build, versioned=True)
     with assembled(settings) as assembly:
         client = await Client.connect(lane.stack.server.address, data_converter=data_converter(settings.encryption_key))
-        async with other.running(other.build_workers(client, assembly)):
+        async with other.running(other.build_workers(client, assembly, own)):
             yield Nightmill(client, assembly)
 
 
