@@ -6,15 +6,11 @@ and one line in the log.
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from nightmill.contracts import TERMINAL, BatchStatus, BreakerState
-from nightmill.errors import NightmillError
 from nightmill.telemetry import instruments, metrics
 from nightmill.telemetry.process import open_descriptors, resident_memory
 
@@ -23,11 +19,7 @@ if TYPE_CHECKING:
     from nightmill.telemetry.instruments import Labels, Values
     from nightmill.telemetry.metrics import Metric
 
-_logger = logging.getLogger("nightmill.telemetry")
 _T = TypeVar("_T")
-
-KEPT_FOR = 15.0
-"""Seconds for which a look at the database is kept: gauges of one look, and whoever else collects, share it."""
 
 NO_ACCOUNT = "(default)"
 """How the backlog names batches under a provider's default key."""
@@ -41,48 +33,6 @@ BREAKER_VALUES: Mapping[BreakerState, int] = {
 """What the gauge `nightmill.slicing.breaker` shows for a state: anything over 0 means that work waits."""
 
 _OPEN = [status for status in BatchStatus if status not in TERMINAL]
-
-
-class Looks:
-    """Looks at the database, each kept for a while. After one that failed nobody looks again for as long.
-
-    Args:
-        clock: Seconds that only go forward.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._away_until = clock()
-        self._looking = threading.Lock()
-
-    def kept(self, look: Callable[[], _T]) -> Callable[[], _T | None]:
-        """Return a function that gives what `look` returned last, or None while the database is away."""
-        seen: tuple[float, _T] | None = None
-
-        def glance() -> _T | None:
-            nonlocal seen
-            with self._looking:  # also against several that collect at once: one of them looks
-                now = self._clock()
-                if seen is not None and now < seen[0]:
-                    return seen[1]
-                if now < self._away_until:
-                    return None
-                try:
-                    seen = now + KEPT_FOR, look()
-                except Exception as error:
-                    # Once for all looks: each would wait for the same database in vain.
-                    self._away_until = self._clock() + KEPT_FOR
-                    is_away = isinstance(error, NightmillError)
-                    _logger.log(
-                        logging.WARNING if is_away else logging.ERROR,
-                        "no measurement",
-                        extra={"error": str(error) if is_away else type(error).__name__},
-                        exc_info=None if is_away else error,
-                    )
-                    return None
-                return seen[1]
-
-        return glance
 
 
 def observe_process() -> None:

@@ -11,6 +11,7 @@ from nightmill.storage.gauge_reads import DueDocuments, GaugeReads
 from nightmill.telemetry import gauges
 from nightmill.telemetry.audits import begin_audits
 from nightmill.telemetry.batches import begin_batches
+from nightmill.telemetry.looks import Looks
 from nightmill.telemetry.recovery import begin_repairs
 from nightmill.telemetry.slicings import begin_slicings
 from nightmill.telemetry.syncs import begin_syncs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def observe(assembly: Assembly, queues: Collection[str]) -> None:
     """Show how the work on these task queues stands, and let the counts of it begin; called once a process."""
-    settings, looks = assembly.settings, gauges.Looks()
+    settings, looks = assembly.settings, Looks()
     gauges.observe_process()
     if settings.worker.task_queue in queues:
         _observe_general(assembly, looks)
@@ -31,7 +32,7 @@ def observe(assembly: Assembly, queues: Collection[str]) -> None:
         _observe_slicing(assembly, looks)
 
 
-def _observe_general(assembly: Assembly, looks: gauges.Looks) -> None:
+def _observe_general(assembly: Assembly, looks: Looks) -> None:
     reads, plans = GaugeReads(assembly.database), assembly.settings.documents.plans
     providers = {name for name, _ in assembly.settings.keys_given()}
 
@@ -48,7 +49,7 @@ def _observe_general(assembly: Assembly, looks: gauges.Looks) -> None:
     begin_audits()
 
 
-def _observe_slicing(assembly: Assembly, looks: gauges.Looks) -> None:
+def _observe_slicing(assembly: Assembly, looks: Looks) -> None:
     parts, reads = assembly.slicing, GaugeReads(assembly.database)
     profiles = profile_names(assembly.settings.slicing)
 

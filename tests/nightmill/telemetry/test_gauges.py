@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry
 
 from nightmill.assembly import assembled
 from nightmill.contracts import BatchStatus, BreakerState, SlicingStatus
 from nightmill.errors import StorageUnavailable
+from nightmill.serving import served
 from nightmill.settings import Settings
 from nightmill.storage.document_models import AccountRow, DocumentRow
 from nightmill.storage.gauge_reads import DueDocuments, OpenBatches
 from nightmill.storage.models import BatchRow
 from nightmill.storage.slicing_models import SlicerBreakerRow, SlicingRow
-from nightmill.telemetry import gauges, metrics
+from nightmill.telemetry import gauges, instruments, metrics
+from nightmill.telemetry import looks as looks_module
+from nightmill.telemetry.exposition import metrics_app
+from nightmill.telemetry.instruments import Instruments
+from nightmill.telemetry.looks import Looks
 from nightmill.telemetry.observing import observe
+from nightmill.web.library import httpx
 from tests.measuring import Measured
+from tests.stack import eventually
 
 MiB = 1024 * 1024
 
@@ -110,7 +123,7 @@ def test_a_look_is_kept_for_a_quarter_of_a_minute() -> None:
         asked[0] += 1
         return asked[0]
 
-    kept = gauges.Looks(clock).kept(look)
+    kept = Looks(clock).kept(look)
     assert [kept(), kept()] == [1, 1]
     clock.now += 14.9
     assert kept() == 1
@@ -128,7 +141,7 @@ def test_several_that_collect_at_once_look_once() -> None:
         go.wait(10)
         return 7
 
-    kept = gauges.Looks().kept(look)
+    kept = Looks().kept(look)
     found: list[int | None] = []
     threads = [threading.Thread(target=lambda: found.append(kept())) for _ in range(3)]
     for thread in threads:
@@ -152,9 +165,10 @@ def test_a_database_that_is_away_leaves_a_gap_and_one_line_and_is_asked_again_la
         return batches(attention=1)
 
     def due() -> DueDocuments:
-        raise AssertionError("would wait for the same database in vain")
+        assert not is_away[0], "would wait for the same database in vain"
+        return DueDocuments(number=9, since=None, waiting={}, attention=0)
 
-    looks = gauges.Looks(clock)
+    looks = Looks(clock)
     gauges.observe_process()
     gauges.observe_batches(looks.kept(look), providers=["openai"])
     gauges.observe_documents(looks.kept(due))
@@ -166,9 +180,81 @@ def test_a_database_that_is_away_leaves_a_gap_and_one_line_and_is_asked_again_la
     is_away[0] = False
     assert measured.series(metrics.BATCH_ATTENTION) == {}
     clock.now += 15.1
-    kept = looks.kept(look)
-    assert (kept() or batches()).attention == 1
+    assert measured.series(metrics.BATCH_ATTENTION) == {(): 1}
+    assert measured.series(metrics.DOCUMENT_DUE) == {(): 9}
     assert asked == [2]
+
+
+def test_a_look_that_takes_long_is_given_up_goes_on_alone_and_is_shown_once_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(looks_module, "PATIENCE", 0.2)
+    clock, go, ended, asked = Clock(), threading.Event(), threading.Event(), [0]
+
+    def look() -> int:
+        asked[0] += 1
+        go.wait(10)
+        return 7
+
+    def after() -> int:
+        ended.set()
+        return 8
+
+    looks = Looks(clock)
+    one, other = looks.kept(look), looks.kept(after)
+    began = time.monotonic()
+    assert [one(), other(), one(), other()] == [None] * 4
+    assert time.monotonic() - began < 1, "who collects waits once"
+    assert asked == [1]
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("WARNING", "no measurement")
+    clock.now += 20
+    go.set()
+    assert ended.wait(10)
+    clock.now += 14
+    eventually(lambda: other() == 8)
+    assert one() == 7, "it counts from its end: nobody has seen it yet"
+    assert asked == [1]
+    clock.now += 2
+    assert one() == 7
+    assert asked == [2]
+
+
+def test_who_scrapes_is_answered_soon_while_the_database_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond Prometheus' patience, what needs no database would be lacking as well, every second time."""
+    monkeypatch.setattr(looks_module, "PATIENCE", 0.5)
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    made = Instruments(provider.get_meter("nightmill"))
+    monkeypatch.setattr(instruments, "of_this_process", lambda: made)
+
+    async def scraped(times: int) -> list[tuple[float, str]]:
+        found = []
+        async with (
+            served(metrics_app(registry), "127.0.0.1", 0, setting="PORT") as address,
+            httpx.AsyncClient(trust_env=False, base_url=address, timeout=20) as client,
+        ):
+            for _ in range(times):
+                began = time.monotonic()
+                text = (await client.get("/metrics")).text
+                found.append((time.monotonic() - began, text))
+        return found
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=4"
+        with assembled(settings_of(url)) as assembly:
+            observe(assembly, ["nightmill", "nightmill-slicing"])
+            found = asyncio.run(scraped(3))
+    assert found[0][0] < 2
+    assert found[1][0] + found[2][0] < 0.5
+    for _, text in found:
+        assert "nightmill_worker_memory_bytes" in text
+        assert "nightmill_batch_polls_total" in text
+        assert "nightmill_batch_overdue" not in text
+        assert "nightmill_slicing_oldest" not in text
 
 
 def test_a_look_that_fails_in_another_way_is_an_error_and_a_gap_as_well(
@@ -178,7 +264,7 @@ def test_a_look_that_fails_in_another_way_is_an_error_and_a_gap_as_well(
         raise KeyError("no such column")
 
     gauges.observe_process()
-    gauges.observe_batches(gauges.Looks(Clock()).kept(broken), providers=["openai"])
+    gauges.observe_batches(Looks(Clock()).kept(broken), providers=["openai"])
     assert set(measured.points()) == {"nightmill.worker.memory", "nightmill.worker.open_descriptors"}
     [record] = caplog.records  # of four gauges
     assert (record.levelname, record.getMessage(), bool(record.exc_info)) == ("ERROR", "no measurement", True)
@@ -192,7 +278,7 @@ def test_an_old_value_is_not_shown_for_ever_once_the_database_is_away() -> None:
             raise StorageUnavailable("the database is away")
         return answers.pop()
 
-    kept = gauges.Looks(clock).kept(look)
+    kept = Looks(clock).kept(look)
     assert kept() == 1
     clock.now += 15.1
     assert kept() is None
