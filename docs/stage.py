@@ -14,25 +14,19 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from temporalio.client import Client
-
 from nightmill import ids
-from nightmill.assembly import Assembly
-from nightmill.cli import demo_slicing
-from nightmill.cli.demo import MODELS
-from nightmill.cli.demo_documents import ENVIRONMENT
 from nightmill.cli.demo_site import DemoSite
+from nightmill.cli.loopback import MODELS, started, variables_of
 from nightmill.cli.receiver import WebhookReceiver
-from nightmill.cli.slicing_choice import choose_isolation, polled
 from nightmill.cli.stack import PROVIDERS, LocalStack, free_port
-from nightmill.client.converter import data_converter
 from nightmill.client.nightmill import Nightmill
-from nightmill.settings import Settings
 from nightmill.slicer.samples import SampleOptions, make_sample
-from nightmill.storage import schema
 from nightmill.webhooks import new_secret
 
 ACCOUNT = "acme"
+GAZETTE = 1
+"""The seed of the gazette that is sliced."""
+
 PATIENCE = timedelta(minutes=2)
 LONG = 3_600.0
 """Seconds that a provider takes for a batch which is to be seen under way."""
@@ -90,38 +84,19 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
         in_memory=True,
     )
     with stack, WebhookReceiver(new_secret()) as receiver, DemoSite() as site:
-        temporal = stack.start_temporal()
-        stack.start_sandbox()
-        variables = stack.sandbox_environment() | {
-            "NIGHTMILL_DATABASE_URL": f"sqlite:///{folder}/nightmill.db",
-            "NIGHTMILL_STORAGE_URL": str(folder / "files"),
-            "NIGHTMILL_WEBHOOK__SECRET": receiver.secret,
-            "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
+        variables = variables_of(stack, receiver.secret) | {
             "NIGHTMILL_OPENAI__MAX_REQUESTS": "400",  # a batch of three parts needs no 100,000 requests
             **{f"NIGHTMILL_ACCOUNTS__{ACCOUNT.upper()}__{name.upper()}__API_KEY": "of-acme" for name in PROVIDERS},
             # Another word than what messages speak of: keys are redacted in them.
             **{f"NIGHTMILL_{name.upper()}__API_KEY": "of-nobody" for name in PROVIDERS},
             "NIGHTMILL_WORKER__HEALTH_PORT": "0",
             "NIGHTMILL_WORKER__METRICS_PORT": "0",
-            **ENVIRONMENT,
             "NIGHTMILL_DOCUMENTS__SWEEP": "true",
+            "NIGHTMILL_SLICING__CANARY": "true",
             "NIGHTMILL_RECONCILER__GRACE": "0",
         }
-        settings = Settings(
-            _env_file=None,
-            database_url=variables["NIGHTMILL_DATABASE_URL"],
-            storage_url=variables["NIGHTMILL_STORAGE_URL"],
-        )
-        slicing = await asyncio.to_thread(choose_isolation, settings)
-        variables |= demo_slicing.environment(folder, slicing) | {"NIGHTMILL_SLICING__CANARY": "true"}
-        assembly = Assembly(settings)
-        await asyncio.to_thread(schema.upgrade, assembly.database)
-        plain = await stack.temporal_client(temporal)
-        await stack.wait_until(stack.sandbox_answers)
-        worker = stack.start_worker(variables)
-        await stack.wait_for_worker(plain, worker, polled(settings, slicing))
-        client = await Client.connect(stack.address, data_converter=data_converter(None))
-        yield Stage(stack, Nightmill(client, assembly), receiver, site)
+        nightmill, _ = await started(stack, variables)
+        yield Stage(stack, nightmill, receiver, site)
 
 
 async def play_all(stage: Stage) -> dict[str, str]:
@@ -183,7 +158,7 @@ async def _play_slicings(stage: Stage) -> dict[str, str]:
     """Slice a gazette, and what is none."""
     slicings, folder = stage.nightmill.slicings, stage.stack.folder
     gazette, broken = folder / "la-gaceta-212.pdf", folder / "half-uploaded.pdf"
-    gazette.write_bytes(make_sample(SampleOptions(seed=demo_slicing.SEED, pages=40)).pdf)
+    gazette.write_bytes(make_sample(SampleOptions(seed=GAZETTE, pages=40)).pdf)
     broken.write_bytes(gazette.read_bytes()[:900])
     made = [await slicings.slice(path) for path in (gazette, broken)]
     for one in made:

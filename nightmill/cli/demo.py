@@ -17,28 +17,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightmill.cli.ending import ExitCode
+from nightmill.cli.loopback import MODELS, started, variables_of
 from nightmill.cli.output import note, print_table, progress_screen, say
 
 if TYPE_CHECKING:
     from nightmill.cli.receiver import WebhookReceiver
-    from nightmill.cli.slicing_choice import SlicingChoice
     from nightmill.cli.stack import LocalStack
     from nightmill.client.nightmill import Nightmill
     from nightmill.contracts import BatchSummary
 
 FOLDER = Path(".nightmill/demo")
 
-MODELS = {
-    "openai": "gpt-5-mini",
-    "anthropic": "claude-haiku-4-5",
-    "google": "gemini-2.5-flash",
-    "xai": "grok-4-fast",
-}
-
 SANDBOX = {"finish_after": 5.0, "fail_share": 0.01}
 """A few requests fail, so that the table shows how failures look."""
 
-POLL_SCHEDULE = [3.0, 2.0]
+POLL_SCHEDULE = (timedelta(seconds=3), timedelta(seconds=2))
 
 PATIENCE = timedelta(minutes=5)
 """How long the batches may take; they take a quarter of a minute on two cores."""
@@ -99,12 +92,16 @@ async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
     from nightmill.cli.demo_site import DemoSite
     from nightmill.cli.demo_slicing import slice_gazette
     from nightmill.cli.receiver import WebhookReceiver
+    from nightmill.settings import BatchSettings
     from nightmill.webhooks import new_secret
 
     began = time.monotonic()
     with WebhookReceiver(new_secret()) as receiver:
         note("Starting Temporal, the sandbox and a worker …")
-        nightmill, slicing = await _start(stack, receiver)
+        variables = variables_of(stack, receiver.secret) | {"NIGHTMILL_LOG_FORMAT": "json"}
+        nightmill, slicing = await started(
+            stack, variables, profile=SANDBOX, batch=BatchSettings(poll_schedule=POLL_SCHEDULE)
+        )
         note(f"Temporal's UI: {stack.ui_url}/namespaces/default/workflows")
         with DemoSite() as site:
             # Beside the batches, which mostly wait.
@@ -128,47 +125,6 @@ async def _run(stack: LocalStack, requests: int, *, keep: bool) -> ExitCode:
             say(f"Everything goes on running, TEMPORAL_ADDRESS={stack.address}; Ctrl-C stops it.")
             await _until_interrupted(stack)
         return ExitCode.FINE if right else ExitCode.FAILED
-
-
-async def _start(stack: LocalStack, receiver: WebhookReceiver) -> tuple[Nightmill, SlicingChoice]:
-    """Start every part, and return a client of theirs, and how slicers are isolated."""
-    from temporalio.client import Client
-
-    from nightmill.assembly import Assembly
-    from nightmill.cli import demo_slicing
-    from nightmill.cli.demo_documents import ENVIRONMENT
-    from nightmill.cli.slicing_choice import choose_isolation, polled
-    from nightmill.client.converter import data_converter
-    from nightmill.client.nightmill import Nightmill
-    from nightmill.settings import BatchSettings, Settings
-    from nightmill.storage import schema
-
-    temporal = stack.start_temporal()
-    stack.start_sandbox(**SANDBOX)
-    variables = stack.sandbox_environment() | {
-        "NIGHTMILL_DATABASE_URL": f"sqlite:///{stack.folder}/nightmill.db",
-        "NIGHTMILL_STORAGE_URL": str(stack.folder / "files"),
-        "NIGHTMILL_WEBHOOK__SECRET": receiver.secret,
-        "NIGHTMILL_WEBHOOK__ALLOW_PRIVATE_ADDRESSES": "true",
-        "NIGHTMILL_LOG_FORMAT": "json",
-        **ENVIRONMENT,
-    }
-    settings = Settings(
-        _env_file=None,
-        database_url=variables["NIGHTMILL_DATABASE_URL"],
-        storage_url=variables["NIGHTMILL_STORAGE_URL"],
-        batch=BatchSettings(poll_schedule=tuple(timedelta(seconds=s) for s in POLL_SCHEDULE)),
-    )
-    slicing = await asyncio.to_thread(choose_isolation, settings)
-    variables |= demo_slicing.environment(stack.folder, slicing)
-    assembly = Assembly(settings)
-    await asyncio.to_thread(schema.upgrade, assembly.database)
-    plain = await stack.temporal_client(temporal)
-    await stack.wait_until(stack.sandbox_answers)
-    worker = stack.start_worker(variables)
-    await stack.wait_for_worker(plain, worker, polled(settings, slicing))
-    client = await Client.connect(stack.address, data_converter=data_converter(None))
-    return Nightmill(client, assembly), slicing
 
 
 async def _take_all(stack: LocalStack, nightmill: Nightmill, receiver: WebhookReceiver, requests: int) -> list[Course]:

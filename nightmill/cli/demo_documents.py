@@ -22,13 +22,6 @@ CHANGED, CLOCK_ONLY = "/prices", "/ferries"
 PATIENCE = timedelta(minutes=3)
 """How long all of it may take; it takes a quarter of a minute on two cores."""
 
-ENVIRONMENT = {
-    "NIGHTMILL_DOCUMENTS__ALLOW_PRIVATE_ADDRESSES": "true",  # the site listens on loopback
-    "NIGHTMILL_DOCUMENTS__HOST_DELAY": "0",
-    "NIGHTMILL_DOCUMENTS__SWEEP": "false",
-}
-"""What the demonstration's worker gets."""
-
 
 @dataclass
 class Step:

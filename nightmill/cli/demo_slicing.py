@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightmill.cli.loopback import SCRATCH
 from nightmill.cli.output import note, print_table, say
 
 if TYPE_CHECKING:
@@ -54,18 +55,9 @@ class SlicedGazette:
             self.wrong.append(f"{what}: {found} in place of {expected}")
 
 
-def environment(folder: Path, choice: SlicingChoice) -> dict[str, str]:
-    """Return what the demonstration's worker gets; its programs work below the folder."""
-    return {
-        "NIGHTMILL_SLICING__SCRATCH": str(_scratch(folder)),
-        "NIGHTMILL_SLICING__CANARY": "false",
-        **choice.variables,
-    }
-
-
 async def slice_gazette(nightmill: Nightmill, folder: Path, receiver: WebhookReceiver) -> SlicedGazette:
     """Print a gazette, slice it, and hold the slices against what was printed."""
-    gazette = SlicedGazette(_scratch(folder))
+    gazette = SlicedGazette(folder / SCRATCH)
     try:
         async with asyncio.timeout(PATIENCE.total_seconds()):
             pdf = folder / "gazette.pdf"
@@ -76,10 +68,6 @@ async def slice_gazette(nightmill: Nightmill, folder: Path, receiver: WebhookRec
     except TimeoutError:
         gazette.wrong.append(f"not sliced within {PATIENCE}")
     return gazette
-
-
-def _scratch(folder: Path) -> Path:
-    return folder / "scratch"
 
 
 def _print(pdf: Path) -> Truth:

@@ -92,32 +92,12 @@ async def _codec_server(stack: LocalStack, settings: Settings) -> AsyncIterator[
 
 
 async def _start_and_watch(stack: LocalStack, settings: Settings) -> None:
-    from nightmill.cli.slicing_choice import choose_isolation, polled
-
-    temporal = stack.start_temporal()
-    variables: dict[str, str] = {}
-    if stack.sandbox_port is not None:
-        stack.start_sandbox()
-        variables = stack.sandbox_environment(settings)
-    slicing = await asyncio.to_thread(choose_isolation, settings)
-    await asyncio.to_thread(_upgrade, settings)
-    client = await stack.temporal_client(temporal)
-    if stack.sandbox_port is not None:
-        await stack.wait_until(stack.sandbox_answers)
-    worker = stack.start_worker({**variables, **slicing.variables}, to_terminal=True)
-    await stack.wait_for_worker(client, worker, polled(settings, slicing))
+    variables = {} if stack.sandbox_port is None else stack.sandbox_environment(settings)
+    slicing = await stack.start(settings, variables, to_terminal=True)
     _announce(stack, settings, variables, slicing)
     while True:
         stack.supervisor.check()
         await asyncio.sleep(0.5)
-
-
-def _upgrade(settings: Settings) -> None:
-    from nightmill.assembly import assembled
-    from nightmill.storage import schema
-
-    with assembled(settings) as assembly:
-        schema.upgrade(assembly.database)
 
 
 def _announce(stack: LocalStack, settings: Settings, variables: dict[str, str], slicing: SlicingChoice) -> None:

@@ -22,6 +22,7 @@ from nightmill.errors import NotConfigured, TransientError
 if TYPE_CHECKING:
     from temporalio.client import Client
 
+    from nightmill.cli.slicing_choice import SlicingChoice
     from nightmill.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -205,6 +206,40 @@ class LocalStack:
             )
         )
 
+    async def start(
+        self,
+        settings: Settings,
+        variables: Mapping[str, str],
+        *,
+        profile: Mapping[str, Any] | None = None,
+        to_terminal: bool = False,
+    ) -> SlicingChoice:
+        """Start every part, and return how slicers are isolated once the worker takes work.
+
+        Args:
+            settings: Whose database is brought up to date, and whose task queues are waited for.
+            variables: What the worker is told.
+            profile: Fields of `nightmill.sandbox.Profile`.
+            to_terminal: Let the worker's log lines go to our standard error.
+
+        Raises:
+            PartEnded: A part ended.
+            NotReady: One took too long.
+        """
+        from nightmill.cli.slicing_choice import choose_isolation, polled
+
+        temporal = self.start_temporal()
+        if self.sandbox_port is not None:
+            self.start_sandbox(**(profile or {}))
+        slicing = await asyncio.to_thread(choose_isolation, settings)
+        await asyncio.to_thread(_upgrade, settings)
+        client = await self.temporal_client(temporal)
+        if self.sandbox_port is not None:
+            await self.wait_until(self.sandbox_answers)
+        worker = self.start_worker({**variables, **slicing.variables}, to_terminal=to_terminal)
+        await self.wait_for_worker(client, worker, polled(settings, slicing))
+        return slicing
+
     async def temporal_client(self, part: RunningPart) -> Client:
         """Wait until Temporal answers, and return a client.
 
@@ -273,6 +308,14 @@ class LocalStack:
     def sandbox_answers(self) -> bool:
         """Return whether the sandbox listens."""
         return self.sandbox_port is not None and _listens(self.sandbox_port)
+
+
+def _upgrade(settings: Settings) -> None:
+    from nightmill.assembly import assembled
+    from nightmill.storage import schema
+
+    with assembled(settings) as assembly:
+        schema.upgrade(assembly.database)
 
 
 def _listens(port: int) -> bool:
