@@ -55,7 +55,7 @@ format: install ## format and sort imports
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-bench ## measure, with other ways to do the same beside it in the same run
-	@for file in bench/[adp]*.py bench/[rs][0-9]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
+	@for file in bench/adr_*.py bench/[dop][0-9]*.py bench/[rs][0-9]*.py; do echo "$$file" && $(BIN)/python -m bench.$$(basename $$file .py) || exit; done
 
 lock: ## write requirements/*.txt anew; needs uv
 	requirements/lock
