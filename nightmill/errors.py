@@ -42,6 +42,7 @@
         ├── SyncSuperseded          another attempt syncs the document by now
         ├── CrawlNotFound
         ├── SlicingNotFound
+        ├── SlicingConflict         the slicing is in a state that does not allow this
         ├── SlicingSuperseded       the run has ended, or another one works on the document by now
         ├── BatchNotFound
         │   └── BatchDeleted        its requests and results were deleted
@@ -369,6 +370,12 @@ class SlicingNotFound(PermanentError):
     """No document with this content was sliced by this profile, or it has no such slice."""
 
     code = "slicing_not_found"
+
+
+class SlicingConflict(PermanentError):
+    """The slicing is in a state that does not allow what was asked."""
+
+    code = "slicing_conflict"
 
 
 class SlicingSuperseded(PermanentError):

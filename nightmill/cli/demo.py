@@ -230,7 +230,11 @@ def _judge_all(
             wrong.append(f"{summary.completed} + {summary.failed} of {requests} accounted for")
         if summary.status != "ended":
             wrong.append(f"status {summary.status}")
-        found = [result.custom_id for result in nightmill.results(course.batch_id) if result.status != "pending"]
+        found = [
+            result.custom_id
+            for result in nightmill.assembly.outcomes.results(course.batch_id)
+            if result.status != "pending"
+        ]
         if len(set(found)) != requests or len(found) != requests:
             wrong.append(f"{len(found)} results, {len(set(found))} of them different")
         made = [batch for batch in at_providers if batch["provider"] == course.provider]

@@ -83,7 +83,7 @@ def _judge(nightmill: Nightmill, gazette: SlicedGazette, receiver: WebhookReceiv
     assert truth is not None  # noqa: S101 - it has been sliced
     assert summary is not None  # noqa: S101 - see above
     row = nightmill.assembly.slicing.slicings.get(summary.sha256, summary.profile)
-    gazette.found = nightmill.slicings.heads(row)
+    gazette.found = nightmill.assembly.slicing.slices.page(row)
     gazette.expect("status", summary.status.value, "sliced")
     gazette.expect("number", summary.number, truth.number)
     gazette.expect("date", str(summary.issued_on), truth.issued_on)
@@ -117,7 +117,7 @@ def _wrong_file(nightmill: Nightmill, head: SliceHead) -> list[str]:
     if head.file_key is None:
         return [f"document {head.position} has no file"]
     digest, size = hashlib.sha256(), 0
-    for chunk in nightmill.slicings.read_file(head.file_key):
+    for chunk in nightmill.assembly.files.read(head.file_key):
         digest.update(chunk)
         size += len(chunk)
     is_right = (size, digest.hexdigest()) == (head.file_size, head.file_sha256)

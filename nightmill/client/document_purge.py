@@ -12,7 +12,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
-from nightmill.client.document_syncs import refusal
+from nightmill.client.failures import refusal
 from nightmill.contracts import Trigger
 from nightmill.errors import InvalidInput
 from nightmill.storage.purging import PurgeRepository

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import (
     Priority,
     SearchAttributeKey,
@@ -17,19 +18,14 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.exceptions import (
-    ApplicationError,
-    CancelledError,
-    FailureError,
-    TerminatedError,
-    WorkflowAlreadyStartedError,
-)
+from temporalio.exceptions import CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids, telemetry
+from nightmill.client.failures import failure_of, refusal, unreachable, within
 from nightmill.contracts import DocumentSyncInput, SyncErrorCode, SyncOutcome, SyncResult, Trigger
 from nightmill.documents import plans
-from nightmill.errors import DocumentNotFound, InvalidInput, NotConfigured, TemporalUnreachable, WorkflowFailed
+from nightmill.errors import DocumentNotFound, InvalidInput, WorkflowFailed
 
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
@@ -45,7 +41,6 @@ AT_ONCE = 50
 
 _ACCOUNT = SearchAttributeKey.for_keyword(ids.ACCOUNT_ATTRIBUTE)
 _TRIGGER = SearchAttributeKey.for_keyword(ids.TRIGGER_ATTRIBUTE)
-_INPUT_FAILURES = frozenset({"InvalidInput", "AccountNotFound"})
 
 Started = Literal["started", "already_syncing"]
 
@@ -112,17 +107,25 @@ class DocumentSyncs:
             fairness_weight=plan.weight if plan is not None else 1.0,
         )
 
-    async def wait(self, document_id: str) -> SyncOutcome:
+    async def wait(self, document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
         """Return what the sync that is under way came to, or the last one.
 
+        Args:
+            document_id: The document.
+            timeout: Give up waiting after this long; the sync goes on.
+
         Raises:
+            TimeoutError: It has not ended in time.
             DocumentNotFound: Temporal knows of no sync of this document.
             WorkflowFailed: The sync failed by a bug; pages that cannot be had are outcomes.
             TemporalUnreachable: Temporal went away; waiting again goes on.
         """
-        handle = self.temporal.get_workflow_handle(ids.document_workflow_id(document_id), result_type=SyncOutcome)
+        handle: WorkflowHandle[Any, SyncOutcome] = self.temporal.get_workflow_handle(
+            ids.document_workflow_id(document_id), result_type=SyncOutcome
+        )
         try:
-            ended: SyncOutcome = await handle.result()
+            async with within(timeout, f"the sync of document {document_id}"):
+                return await handle.result()
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 reason = "terminated" if isinstance(error.cause, TerminatedError) else "canceled"
@@ -131,14 +134,12 @@ class DocumentSyncs:
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise DocumentNotFound(f"no sync of document {document_id[:80]!r} is known to Temporal") from None
-            raise TemporalUnreachable(f"document {document_id}: Temporal answered {error.message!r}") from error
-        else:
-            return ended
+            raise unreachable(f"document {document_id}", error) from error
 
-    async def sync(self, document_id: str) -> SyncOutcome:
+    async def sync(self, document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
         """Sync a document now and return what it came to. See `sync_now` and `wait` for the errors."""
         await self.sync_now(document_id)
-        return await self.wait(document_id)
+        return await self.wait(document_id, timeout=timeout)
 
     async def start_many(
         self, document_ids: Iterable[str], *, at_once: int = AT_ONCE
@@ -228,21 +229,3 @@ def _already_syncing(stored: StoredDocument) -> SyncOutcome:
         link=stored.row.external_link,
         result=SyncResult.ALREADY_SYNCING,
     )
-
-
-def refusal(what: str, error: RPCError) -> NotConfigured | TemporalUnreachable:
-    """Return the error for a call that Temporal did not take."""
-    if error.status is RPCStatusCode.INVALID_ARGUMENT:
-        return NotConfigured(
-            f"{what}: Temporal refuses it ({error.message}): start a worker once, which registers the search attributes"
-        )
-    return TemporalUnreachable(f"{what}: Temporal answered {error.message!r}")
-
-
-def failure_of(what: str, error: BaseException) -> InvalidInput | WorkflowFailed:
-    """Return the error for a workflow that failed: for its input, or by a bug."""
-    while isinstance(error, WorkflowFailureError | FailureError) and error.cause is not None:
-        error = error.cause
-    message = getattr(error, "message", str(error))
-    is_input = isinstance(error, ApplicationError) and error.type in _INPUT_FAILURES
-    return (InvalidInput if is_input else WorkflowFailed)(f"{what}: {message}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from temporalio.client import WorkflowFailureError, WorkflowHandle
@@ -15,12 +16,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
 from nightmill.client.document_purge import Purge
-from nightmill.client.document_syncs import DocumentSyncs, attributes, failure_of, refusal
+from nightmill.client.document_syncs import DocumentSyncs, attributes
+from nightmill.client.failures import failure_of, refusal, unreachable, within
+from nightmill.client.streams import streamed
 from nightmill.contracts import CrawlInput, CrawlLimits, CrawlProgress, SweepInput, SweepSummary, Trigger
 from nightmill.documents.differences import shown
 from nightmill.documents.imports import DocumentReader, numbered, read_handler, read_interval
 from nightmill.documents.links import read_link
-from nightmill.errors import CrawlNotFound, InvalidInput, TemporalUnreachable
+from nightmill.errors import CrawlNotFound, InvalidInput
 from nightmill.storage.accounts import check_name
 from nightmill.storage.documents import DocumentFilter, NewDocument, StoredDocument
 
@@ -50,7 +53,7 @@ class Documents(DocumentSyncs):
 
     async def add(
         self,
-        link: str,
+        url: str,
         *,
         account: str,
         collection: str,
@@ -59,12 +62,12 @@ class Documents(DocumentSyncs):
         change_handler: Mapping[str, Any] | None = None,
         sync: bool = True,
     ) -> str:
-        """Add a page and return its document's id: the known one's, where the collection has this link already.
+        """Add a page and return its document's id: the known one's, where the collection has this address already.
 
         Args:
-            link: An http(s) address. Spellings of one address are one document.
+            url: An http(s) address. Spellings of one address are one document.
             account: Whose it is; the account must exist.
-            collection: A name of your own; a link is once in a collection.
+            collection: A name of your own; an address is once in a collection.
             name: Shown until the page says a title.
             interval: Time between syncs, in place of the plan's.
             change_handler: Whom to tell of changes, in place of the account's.
@@ -78,7 +81,7 @@ class Documents(DocumentSyncs):
         new = NewDocument(
             account=check_name("account", account),
             collection=check_name("collection", collection),
-            link=read_link(link),
+            link=read_link(url),
             name=name,
             interval=read_interval(interval),
             change_handler=read_handler(change_handler),
@@ -105,7 +108,7 @@ class Documents(DocumentSyncs):
 
     async def crawl(
         self,
-        start_url: str,
+        url: str,
         *,
         account: str,
         collection: str,
@@ -115,7 +118,7 @@ class Documents(DocumentSyncs):
         """Start to make documents of a site's pages, and return the crawl's id.
 
         Args:
-            start_url: A page or a sitemap.
+            url: A page or a sitemap, where it begins.
             account: Whose documents they become; the account must exist.
             collection: And in which collection.
             limits: Pages, depth and time at most.
@@ -127,7 +130,7 @@ class Documents(DocumentSyncs):
             TemporalUnreachable: The crawl could not be started.
             NotConfigured: No worker has registered the search attributes yet.
         """
-        read_link(start_url)
+        read_link(url)
         check_name("collection", collection)
         found = await asyncio.to_thread(self.assembly.accounts.get, account)
         crawl_id = ids.crawl_id_of(ids.crawl_workflow_id(crawl_id)) if crawl_id else ids.new_id()
@@ -135,7 +138,7 @@ class Documents(DocumentSyncs):
             await self.temporal.start_workflow(
                 CRAWL,
                 CrawlInput(
-                    account=account, collection=collection, start_url=start_url.strip(), limits=limits or CrawlLimits()
+                    account=account, collection=collection, start_url=url.strip(), limits=limits or CrawlLimits()
                 ),
                 id=ids.crawl_workflow_id(crawl_id),
                 task_queue=self.assembly.settings.worker.task_queue,
@@ -143,7 +146,7 @@ class Documents(DocumentSyncs):
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 priority=self.priority_of(Trigger.MANUAL.priority, found),
                 search_attributes=attributes(account, Trigger.MANUAL),
-                static_summary=start_url[:200],
+                static_summary=url[:200],
             )
         except RPCError as error:
             raise refusal(f"crawl {crawl_id}", error) from error
@@ -157,17 +160,25 @@ class Documents(DocumentSyncs):
         """
         return await asyncio.to_thread(self.assembly.crawls.progress, crawl_id)
 
-    async def wait_crawl(self, crawl_id: str) -> CrawlProgress:
+    async def wait_crawl(self, crawl_id: str, *, timeout: timedelta | None = None) -> CrawlProgress:
         """Return what a crawl came to, once it has ended.
 
+        Args:
+            crawl_id: The crawl.
+            timeout: Give up waiting after this long; the crawl goes on.
+
         Raises:
+            TimeoutError: It has not ended in time.
             CrawlNotFound: There is no such crawl.
             InvalidInput: The crawl failed for its input.
             TemporalUnreachable: Temporal went away; waiting again goes on.
         """
-        handle = self.temporal.get_workflow_handle(ids.crawl_workflow_id(crawl_id), result_type=CrawlProgress)
+        handle: WorkflowHandle[Any, CrawlProgress] = self.temporal.get_workflow_handle(
+            ids.crawl_workflow_id(crawl_id), result_type=CrawlProgress
+        )
         try:
-            ended: CrawlProgress = await handle.result()
+            async with within(timeout, f"crawl {crawl_id}"):
+                return await handle.result()
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError | TerminatedError):
                 return await self.crawl_progress(crawl_id)
@@ -175,18 +186,25 @@ class Documents(DocumentSyncs):
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise CrawlNotFound(f"no crawl {crawl_id[:80]!r} is known to Temporal") from None
-            raise TemporalUnreachable(f"crawl {crawl_id}: Temporal answered {error.message!r}") from error
-        else:
-            return ended
+            raise unreachable(f"crawl {crawl_id}", error) from error
 
-    async def sweep(self, *, limit: int | None = None, account: str | None = None) -> SweepSummary:
+    async def sweep(
+        self, *, limit: int | None = None, account: str | None = None, timeout: timedelta | None = None
+    ) -> SweepSummary:
         """Start the syncs that are due, as the schedule does, and return what was started and what was left.
 
+        Args:
+            limit: Start at most this many.
+            account: Only this account's documents.
+            timeout: Give up waiting after this long; the sweep goes on.
+
         Raises:
+            TimeoutError: It has not ended in time.
             AccountNotFound: There is no such account.
+            WorkflowFailed: The sweep failed by a bug.
             TemporalUnreachable: Temporal does not answer.
         """
-        return await self.wait_sweep(await self.start_sweep(limit=limit, account=account))
+        return await self.wait_sweep(await self.start_sweep(limit=limit, account=account), timeout=timeout)
 
     async def start_sweep(self, *, limit: int | None = None, account: str | None = None) -> str:
         """Start a sweep and return its workflow's id. See `sweep` for the errors."""
@@ -202,19 +220,18 @@ class Documents(DocumentSyncs):
                 static_summary=f"by hand{f': {account}' if account else ''}",
             )
         except RPCError as error:
-            raise TemporalUnreachable(f"sweep: Temporal answered {error.message!r}") from error
+            raise unreachable("sweep", error) from error
         return sweep_id
 
-    async def wait_sweep(self, sweep_id: str) -> SweepSummary:
+    async def wait_sweep(self, sweep_id: str, *, timeout: timedelta | None = None) -> SweepSummary:
         """Return what a sweep started, once it has ended. See `sweep` for the errors."""
         try:
-            ended: SweepSummary = await self._sweep(sweep_id).result()
+            async with within(timeout, "the sweep"):
+                return await self._sweep(sweep_id).result()
         except WorkflowFailureError as error:
             raise failure_of("sweep", error) from error
         except RPCError as error:
-            raise TemporalUnreachable(f"sweep: Temporal answered {error.message!r}") from error
-        else:
-            return ended
+            raise unreachable("sweep", error) from error
 
     async def sweep_progress(self, sweep_id: str) -> SweepSummary:
         """Ask a running sweep how far it has come; nothing where no worker answers yet."""
@@ -288,9 +305,11 @@ class Documents(DocumentSyncs):
         """Return documents, newest first; `after` goes on after the document of that id."""
         return await asyncio.to_thread(self.assembly.documents.listed, filters, limit=limit, after=after)
 
-    def export(self, filters: DocumentFilter | None = None) -> Iterator[tuple[StoredDocument, VersionRow | None]]:
-        """Yield documents with their present texts, oldest first; blocks on the database, with flat memory."""
-        return self.assembly.documents.export(filters)
+    def export(
+        self, filters: DocumentFilter | None = None
+    ) -> AsyncGenerator[tuple[StoredDocument, VersionRow | None], None]:
+        """Yield documents with their present texts, oldest first, a few megabytes in memory at a time."""
+        return streamed(partial(self.assembly.documents.export, filters))
 
 
 def differences(assembly: Assembly, document_id: str, since: str | None) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
-from nightmill.client.failures import innermost
+from nightmill.client.failures import failure_of, innermost, unreachable, within
+from nightmill.client.streams import streamed
 from nightmill.contracts import (
     CanaryOutcome,
     HealthInput,
@@ -26,7 +28,7 @@ from nightmill.contracts import (
     SlicingSummary,
 )
 from nightmill.contracts.slicing import STORED
-from nightmill.errors import InvalidInput, SlicingNotFound, TemporalUnreachable, WorkflowFailed
+from nightmill.errors import InvalidInput, SlicingConflict, SlicingNotFound, TemporalUnreachable
 from nightmill.slicing.faults import DocumentFault
 from nightmill.slicing.notices import summary_of
 from nightmill.slicing.originals import name_of
@@ -164,15 +166,13 @@ class Slicings:
         """
         handle = self._handle(sha256, profile)
         try:
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            async with within(timeout, f"slicing {sha256[:12]}"):
                 return await handle.result()
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(sha256, profile)
-            failure = innermost(error)
-            if isinstance(failure, ApplicationError):
-                kind = InvalidInput if failure.type == "InvalidInput" else WorkflowFailed
-                raise kind(f"slicing {sha256[:12]}: {failure.message}") from error
+            if isinstance(innermost(error), ApplicationError):
+                raise failure_of(f"slicing {sha256[:12]}", error) from error
             return await self.summary(sha256, profile)  # terminated or timed out: the row knows how it stands
         except RPCError as error:
             raise self._error(sha256, error) from error
@@ -216,28 +216,32 @@ class Slicings:
         """
         return await asyncio.to_thread(self.assembly.slicing.slicings.find, name, profile)
 
-    def slices(self, row: SlicingRow) -> Iterator[SliceRow]:
-        """Yield a document's slices with their texts, in order; blocks on the database."""
-        return self.assembly.slicing.slices.stream(row)
+    def slices(self, row: SlicingRow) -> AsyncGenerator[SliceRow, None]:
+        """Yield a document's slices with their texts, in order, a few megabytes in memory at a time.
 
-    def heads(self, row: SlicingRow, *, after: int = -1, limit: int = 100) -> list[SliceHead]:
-        """Return some of a document's slices without their texts, in order; blocks on the database."""
-        return self.assembly.slicing.slices.page(row, after=after, limit=limit)
+        Raises:
+            SlicingSuperseded: It was sliced again since `row` was read; what came before is to be dropped.
+        """
+        return streamed(partial(self.assembly.slicing.slices.stream, row))
 
-    def read_file(self, key: str) -> Iterator[bytes]:
-        """Yield a slice's PDF, by its `file_key`; blocks on the file storage.
+    async def heads(self, row: SlicingRow, *, after: int = -1, limit: int = 100) -> list[SliceHead]:
+        """Return some of a document's slices without their texts, in order; `after` goes on after that position."""
+        return await asyncio.to_thread(self.assembly.slicing.slices.page, row, after=after, limit=limit)
+
+    def read_file(self, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield a slice's PDF, by its `file_key`, in pieces of about a megabyte.
 
         Raises:
             FileMissing: There is none.
         """
-        return self.assembly.files.read(key)
+        return streamed(partial(self.assembly.files.read, key), at_once=1)
 
     async def cancel(self, sha256: str, profile: str = "gazette") -> None:
         """Ask for a cancel; the program's processes are gone some seconds later, slices of an earlier run stay.
 
         Raises:
             SlicingNotFound: No workflow works on it.
-            InvalidInput: It has ended.
+            SlicingConflict: It has ended.
             TemporalUnreachable: Temporal does not answer.
         """
         row = await asyncio.to_thread(self.assembly.slicing.slicings.get, sha256, profile)
@@ -245,7 +249,7 @@ class Slicings:
         try:
             # Not the row: of a run that no worker has begun yet it says how the one before has ended.
             if (await handle.describe()).close_time is not None:
-                raise InvalidInput(f"{row.name} is {row.status} already: there is nothing to cancel")
+                raise SlicingConflict(f"{row.name} is {row.status} already: there is nothing to cancel")
             await handle.cancel()
         except RPCError as error:
             raise self._error(sha256, error) from error
@@ -289,7 +293,7 @@ class Slicings:
                 static_summary=f"the breaker of {profile} was changed by hand",
             )
         except RPCError as error:
-            raise TemporalUnreachable(f"breaker of {profile}: Temporal answered {error.message!r}") from error
+            raise unreachable(f"breaker of {profile}", error) from error
 
     async def check_health(self, profile: str = "gazette", *, timeout: timedelta | None = None) -> CanaryOutcome | None:
         """Slice the canary now and return what came of it; None where another canary is being sliced.
@@ -299,6 +303,7 @@ class Slicings:
         Raises:
             InvalidInput: There is no such profile.
             TimeoutError: It has not ended in time.
+            WorkflowFailed: It failed by a bug.
             TemporalUnreachable: Temporal does not answer.
         """
         find_profile(self.assembly.settings.slicing, profile)
@@ -312,13 +317,13 @@ class Slicings:
                 result_type=CanaryOutcome,
                 static_summary=f"is the slicer of {profile} well?",
             )
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            async with within(timeout, f"the canary of {profile}"):
                 outcome: CanaryOutcome | None = await handle.result()
                 return outcome
         except WorkflowFailureError as error:
-            raise WorkflowFailed(f"health of {profile}: {innermost(error)}") from error
+            raise failure_of(f"health of {profile}", error) from error
         except RPCError as error:
-            raise TemporalUnreachable(f"health of {profile}: Temporal answered {error.message!r}") from error
+            raise unreachable(f"health of {profile}", error) from error
 
     def _handle(self, sha256: str, profile: str) -> WorkflowHandle[Any, SlicingSummary]:
         return self.temporal.get_workflow_handle(ids.slicing_workflow_id(sha256, profile), result_type=SlicingSummary)
@@ -327,7 +332,7 @@ class Slicings:
     def _error(sha256: str, error: RPCError) -> SlicingNotFound | TemporalUnreachable:
         if error.status is RPCStatusCode.NOT_FOUND:
             return SlicingNotFound(f"no slicing of {sha256[:12]} is known to Temporal")
-        return TemporalUnreachable(f"slicing {sha256[:12]}: Temporal answered {error.message!r}")
+        return unreachable(f"slicing {sha256[:12]}", error)
 
 
 async def _beat(temporal: Client, pending: Any) -> SlicerBeat | None:

@@ -166,12 +166,12 @@ async def judge_slicings(ledger: Ledger, work: Work) -> None:
         if row.status not in (SlicingStatus.SLICED, SlicingStatus.NEEDS_REVIEW):
             wrong.append(f"{name}: {row.status} {row.error_code} {row.message}")
             continue
-        slices = list(slicings.slices(row))
+        slices = [each async for each in slicings.slices(row)]
         count += len(slices)
         if [each.position for each in slices] != list(range(len(slices))):
             wrong.append(f"{name}: positions {[each.position for each in slices]}")
         for each in slices:
-            content = b"".join(slicings.read_file(each.file_key or ""))
+            content = b"".join([piece async for piece in slicings.read_file(each.file_key or "")])
             if hashlib.sha256(content).hexdigest() != each.file_sha256:
                 wrong.append(f"{name}: the file of slice {each.position} is another")
         if number in work.truths:

@@ -30,7 +30,7 @@ async def test_a_batch_goes_from_requests_to_results_with_every_provider(lane: L
     async with lane.running() as nightmill:
         batch_id = await lane.submit(nightmill, 25, provider=provider, metadata={"job": 7})
         summary = await nightmill.wait(batch_id, timeout=PATIENCE)
-        results = list(nightmill.results(batch_id))
+        results = [result async for result in nightmill.results(batch_id)]
     assert (summary.status, summary.total, summary.completed) == (BatchStatus.ENDED, 25, 25)
     assert summary.metadata == {"job": 7}
     assert summary.tokens.output > 0
@@ -48,7 +48,7 @@ async def test_each_endpoint_answers_with_output_of_the_asked_schema(lane: Lane,
     async with lane.running() as nightmill:
         batch_id = await nightmill.submit(given, provider="openai", model="gpt-5-mini", endpoint=endpoint)
         await nightmill.wait(batch_id, timeout=PATIENCE)
-        outputs = [json.loads(result.to_json())["output"] for result in nightmill.results(batch_id)]
+        outputs = [json.loads(result.to_json())["output"] async for result in nightmill.results(batch_id)]
     assert all(isinstance(output["n"], int) for output in outputs)
     assert [batch["endpoint"] for batch in lane.sandbox.batches()] == [endpoint]
 

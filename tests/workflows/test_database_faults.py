@@ -96,7 +96,7 @@ async def test_a_full_disk_during_the_harvest_is_said_and_the_harvest_goes_on_on
         assert assembly.batches.get(batch_id).status is not BatchStatus.ENDED
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, no_limit)
         assert (await nightmill.wait(batch_id, timeout=PATIENCE)).completed == 25
-        assert [len(result.text or "") for result in nightmill.results(batch_id)] == [answer_chars] * 25
+        assert [len(result.text or "") async for result in nightmill.results(batch_id)] == [answer_chars] * 25
     assert len(lane.asked("batches.create")) == 1
     lane.assert_once(requests=25)
     assert_whole(path_of(lane))

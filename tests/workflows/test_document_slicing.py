@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from nightmill import ids
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import SlicerBeat, SlicingErrorCode, SlicingStatus
-from nightmill.errors import InvalidInput
+from nightmill.errors import InvalidInput, SlicingConflict
 from nightmill.slicer.samples import SampleOptions, make_sample
 from nightmill.slicer.samples.finishing import scanned
 from nightmill.slicing.stored_results import read_stored_result
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.server
 
 
 def slices_of(nightmill: Nightmill, sha256: str, profile: str = "cut") -> list[SliceRow]:
-    return list(nightmill.slicings.slices(row_of(nightmill, sha256, profile)))
+    return list(nightmill.assembly.slicing.slices.stream(row_of(nightmill, sha256, profile)))
 
 
 def sha256_of(pdf: Path) -> str:
@@ -68,7 +68,7 @@ async def test_a_gazette_becomes_the_slices_that_it_was_printed_with(lane: Lane)
             summary = await sliced(nightmill, pdf, "gazette", notify="mailto:owner@example.org", metadata={"desk": 4})
             row = row_of(nightmill, summary.sha256, "gazette")
             slices = slices_of(nightmill, summary.sha256, "gazette")
-            files = [b"".join(nightmill.slicings.read_file(each.file_key or "")) for each in slices]
+            files = [b"".join(nightmill.assembly.files.read(each.file_key or "")) for each in slices]
             found = await history(nightmill, summary.sha256, "gazette")
             [mail] = mails_to(mailbox, "owner")
     assert (summary.status, summary.slices, summary.flagged) == (SlicingStatus.SLICED, len(truth.pieces), 0)
@@ -398,7 +398,7 @@ async def test_a_cancel_ends_the_program_at_once_and_keeps_what_an_earlier_run_f
             took = asyncio.get_running_loop().time() - began
             slices = slices_of(nightmill, sha256)
             described = await nightmill.temporal.get_workflow_handle(f"slice/{sha256}/cut").describe()
-            with pytest.raises(InvalidInput, match="nothing to cancel"):
+            with pytest.raises(SlicingConflict, match="nothing to cancel"):
                 await nightmill.slicings.cancel(sha256, "cut")
     assert (summary.status, summary.slices, len(slices)) == (SlicingStatus.CANCELED, 3, 3)
     assert described.status is WorkflowExecutionStatus.CANCELED

@@ -68,7 +68,7 @@ async def test_a_lost_batch_past_its_max_age_is_canceled_and_keeps_what_had_fini
         assert lane.asked("batches.get") == []
         assert await tick(nightmill, expiry=True) == EXPIRED
         summary = await ended(nightmill, batch_id)
-        codes = [each.error and each.error.code for each in nightmill.results(batch_id)]
+        codes = [each.error and each.error.code async for each in nightmill.results(batch_id)]
     assert (summary.status, summary.completed, summary.failed) == (BatchStatus.EXPIRED, 3, 2)
     assert sorted(str(code) for code in codes) == ["None", "None", "None", "expired", "expired"]
     asked = [each["operation"] for each in lane.sandbox.log() if each["operation"] in ("batches.get", "batches.cancel")]

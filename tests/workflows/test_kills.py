@@ -113,7 +113,7 @@ async def _recover(case: Case, stack: Stack, sink: WebhookSink, *, cancels: bool
         if cancel is not None:
             await asyncio.gather(cancel, return_exceptions=True)
         summary = await nightmill.wait(batch_id, timeout=timedelta(seconds=90))
-        results = Counter(result.custom_id for result in nightmill.results(batch_id))
+        results = Counter([result.custom_id async for result in nightmill.results(batch_id)])
     tags = Counter(str(batch["tag"] or batch["ids_sha"]) for batch in stack.sandbox.batches())
     return Recovery(
         status=summary.status,

@@ -87,7 +87,7 @@ async def test_two_lost_creates_without_tag_are_told_apart_by_their_ids_once_the
         for batch_id, prefix in zip(ids, ("a", "b"), strict=True):
             summary = await nightmill.wait(batch_id, timeout=PATIENCE)
             assert summary.completed == 5
-            texts = {result.custom_id: result.text for result in nightmill.results(batch_id)}
+            texts = {result.custom_id: result.text async for result in nightmill.results(batch_id)}
             assert set(texts) == {f"{prefix}{n}" for n in range(5)}
             assert nightmill.assembly.batches.get(batch_id).needs_attention is None
     assert len(lane.asked("batches.create")) == 2
@@ -332,7 +332,7 @@ async def test_a_batch_with_an_error_file_only_keeps_each_request_s_error(lane: 
     async with lane.running() as nightmill:
         batch_id = await lane.submit(nightmill)
         summary = await nightmill.wait(batch_id, timeout=PATIENCE)
-        errors = [result.error for result in nightmill.results(batch_id)]
+        errors = [result.error async for result in nightmill.results(batch_id)]
     assert summary.status is BatchStatus.ENDED
     assert summary.all_failed
     assert all(error is not None and error.code == "provider_error" and error.message for error in errors)
@@ -363,7 +363,7 @@ async def test_a_connection_cut_in_the_middle_of_the_results_is_made_again(lane:
     async with lane.running() as nightmill:
         batch_id = await lane.submit(nightmill, 10, provider=provider)
         assert (await nightmill.wait(batch_id, timeout=PATIENCE)).completed == 10
-        assert [result.custom_id for result in nightmill.results(batch_id)] == [f"r{n}" for n in range(10)]
+        assert [result.custom_id async for result in nightmill.results(batch_id)] == [f"r{n}" for n in range(10)]
     lane.assert_once(requests=10)
 
 
@@ -385,7 +385,7 @@ async def test_what_an_expired_or_canceled_batch_had_finished_is_kept(
         [batch] = await until(lane.sandbox.batches)
         lane.sandbox.advance(batch["id"], "expired" if status is BatchStatus.EXPIRED else "cancelled")
         summary = await nightmill.wait(batch_id, timeout=PATIENCE)
-        kept = [result.custom_id for result in nightmill.results(batch_id) if result.text]
+        kept = [result.custom_id async for result in nightmill.results(batch_id) if result.text]
     assert summary.status is status
     assert summary.completed == len(kept) == 2
     assert summary.failed_by_code == {status.value: 3}

@@ -212,7 +212,7 @@ def check_one_result(nightmill: Nightmill, lane: Lane, sha256: str) -> None:
     assert (row.status, row.slice_count, row.result_run) == (SlicingStatus.SLICED, PAGES, row.run_id)
     files = {f"{row.run_id}/{number + 1:04}.pdf" for number in range(PAGES)}
     assert stored_files(lane, sha256) == files | {f"{row.run_id}/result.jsonl"}
-    assert [each.position for each in nightmill.slicings.slices(row)] == list(range(PAGES))
+    assert [each.position for each in nightmill.assembly.slicing.slices.stream(row)] == list(range(PAGES))
 
 
 @pytest.mark.parametrize("level", SANDBOX_FIRST)

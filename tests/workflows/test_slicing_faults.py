@@ -274,7 +274,7 @@ async def test_what_cannot_be_read_is_kept_for_who_looks_for_the_fault(lane: Lan
 
 
 def slices_of(nightmill: Nightmill, row: SlicingRow) -> list[SliceRow]:
-    return list(nightmill.slicings.slices(row))
+    return list(nightmill.assembly.slicing.slices.stream(row))
 
 
 @in_a_lane

@@ -166,12 +166,12 @@ def check_told(mails: list[EmailMessage], kill: Kill) -> None:
 
 def check_slices(nightmill: Nightmill, lane: Lane, row: SlicingRow) -> None:
     """Every page is one slice, with its file, and no other file is there."""
-    slices = list(nightmill.slicings.slices(row))
+    slices = list(nightmill.assembly.slicing.slices.stream(row))
     assert [(each.position, each.start_page, each.end_page) for each in slices] == [(n, n, n) for n in range(PAGES)]
     files = {f"{row.run_id}/{number + 1:04}.pdf" for number in range(PAGES)}
     assert stored_files(lane, row.sha256, row.profile) == files | {f"{row.run_id}/result.jsonl"}
     for each in slices:
-        content = b"".join(nightmill.slicings.read_file(each.file_key or ""))
+        content = b"".join(nightmill.assembly.files.read(each.file_key or ""))
         assert hashlib.sha256(content).hexdigest() == each.file_sha256
         assert content.endswith(b"%% page %d\n" % each.start_page)
 

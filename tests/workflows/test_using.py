@@ -57,7 +57,7 @@ async def test_what_failed_is_sent_again_as_a_batch_of_its_own(lane: Lane) -> No
         second = await nightmill.retry_failed(first)
         summary = await nightmill.wait(second, timeout=PATIENCE)
         assert nightmill.assembly.batches.get(second).retry_of == first
-        results = [result.custom_id for result in nightmill.results(second)]
+        results = [result.custom_id async for result in nightmill.results(second)]
         with pytest.raises(InvalidInput, match="nothing to send again"):
             await nightmill.retry_failed(second)
     assert (summary.total, summary.completed, summary.metadata) == (2, 2, {"job": "x"})
@@ -237,7 +237,7 @@ async def test_no_key_no_prompt_and_no_answer_is_in_history_or_log(lane: Lane) -
         given = [{"custom_id": "one", "prompt": CANARY_PROMPT, "system": CANARY_PROMPT}]
         batch_id = await nightmill.submit(given, provider="openai", model="gpt-5-mini", completion_handler=lane.handler)
         await nightmill.wait(batch_id, timeout=PATIENCE)
-        [result] = nightmill.results(batch_id)
+        [result] = [each async for each in nightmill.results(batch_id)]
         history = (await nightmill.temporal.get_workflow_handle(f"batch/{batch_id}").fetch_history()).to_json()
     worker.terminate()
     await asyncio.to_thread(worker.wait, 30)

@@ -15,7 +15,7 @@ import pytest
 
 from nightmill.client.nightmill import Nightmill
 from nightmill.contracts import BreakerState, SlicingStatus
-from nightmill.errors import InvalidInput, SlicingNotFound
+from nightmill.errors import InvalidInput, SlicingConflict, SlicingNotFound
 from nightmill.sandbox import Sandbox
 from nightmill.slicer.samples import SampleOptions, make_sample
 from tests.lanes import running
@@ -103,13 +103,13 @@ def test_a_pdf_is_sliced_waited_for_found_and_read(play: Play) -> None:
         assert (progress.status, progress.of) == (summary.status, 3)
         row = await slicings.find(sha256[:8])
         assert (row.sha256, row.profile, row.user_metadata) == (sha256, "outline", {"desk": 7})
-        heads = slicings.heads(row)
+        heads = await slicings.heads(row)
         assert [(head.issue_id or head.name, head.start_page, head.end_page) for head in heads] == [
             (heading, page, page) for page, heading in enumerate(BOOK)
         ]
-        assert [each.position for each in slicings.slices(row)] == [0, 1, 2]
-        assert b"".join(slicings.read_file(heads[0].file_key or "")).startswith(b"%PDF")
-        with pytest.raises(InvalidInput, match="nothing to cancel"):
+        assert [each.position async for each in slicings.slices(row)] == [0, 1, 2]
+        assert b"".join([piece async for piece in slicings.read_file(heads[0].file_key or "")]).startswith(b"%PDF")
+        with pytest.raises(SlicingConflict, match="nothing to cancel"):
             await slicings.cancel(sha256, "outline")
 
     play(story)
