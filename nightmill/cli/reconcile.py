@@ -90,7 +90,7 @@ def reconcile(
                     dry_run=dry_run,
                     expiry=expiry,
                     timeout=limit,
-                    watch=lambda so_far: show(so_far.candidates, None),
+                    on_progress=lambda so_far: show(so_far.candidates, None),
                 )
 
     try:

@@ -13,11 +13,11 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from nightmill import ids
-from nightmill.client.failures import innermost
+from nightmill.client.failures import failure_of, unreachable, within
 from nightmill.client.schedule_looks import ScheduleLook, look_at_schedules
 from nightmill.client.schedules import EXPIRY, PLANNED, RECONCILER, apply_schedule, planned
 from nightmill.contracts import ReconcileInput, ReconcileSummary, Subject
-from nightmill.errors import TemporalUnreachable, WorkflowFailed
+from nightmill.errors import TemporalUnreachable
 
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
@@ -50,7 +50,7 @@ class Recovery:
         dry_run: bool = False,
         expiry: bool = False,
         timeout: timedelta | None = None,
-        watch: Callable[[ReconcileSummary], None] | None = None,
+        on_progress: Callable[[ReconcileSummary], None] | None = None,
     ) -> ReconcileSummary:
         """Look at everything that is late, repair it, and return what was found and done.
 
@@ -61,7 +61,7 @@ class Recovery:
             dry_run: Only report what would be done.
             expiry: Do the expiry sweep in place of the reconciler: end batches past their max age that nobody drives.
             timeout: Give up waiting after this long; the work goes on.
-            watch: Called about once a second with what was found so far.
+            on_progress: Called about once a second with what was found so far.
 
         Raises:
             TimeoutError: It has not ended in time.
@@ -82,18 +82,18 @@ class Recovery:
                 result_type=ReconcileSummary,
                 static_summary=f"{what}, by hand" + (", only to report" if dry_run else ""),
             )
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
-                return await self._result(handle, what, watch)
+            async with within(timeout, what):
+                return await self._result(handle, what, on_progress)
         except WorkflowFailureError as error:
-            raise WorkflowFailed(f"{what}: {innermost(error)}") from error
+            raise failure_of(what, error) from error
         except RPCError as error:
-            raise TemporalUnreachable(f"{what}: Temporal answered {error.message!r}") from error
+            raise unreachable(what, error) from error
 
     async def _result(
         self,
         handle: WorkflowHandle[Any, ReconcileSummary],
         what: str,
-        watch: Callable[[ReconcileSummary], None] | None,
+        on_progress: Callable[[ReconcileSummary], None] | None,
     ) -> ReconcileSummary:
         clock = asyncio.get_running_loop()
         give_up_at = clock.time() + TAKEN_WITHIN.total_seconds()
@@ -104,8 +104,8 @@ class Recovery:
                 if result.done():
                     break
                 if (await handle.describe()).history_length > _BEFORE_ANY_WORKER:
-                    if watch is not None:
-                        await _show(handle, watch)
+                    if on_progress is not None:
+                        await _show(handle, on_progress)
                 elif clock.time() > give_up_at:
                     queue = self.assembly.settings.worker.task_queue
                     raise TemporalUnreachable(
@@ -166,8 +166,8 @@ class Recovery:
         return [each.id for each in wanted]
 
 
-async def _show(handle: WorkflowHandle[Any, ReconcileSummary], watch: Callable[[ReconcileSummary], None]) -> None:
+async def _show(handle: WorkflowHandle[Any, ReconcileSummary], show: Callable[[ReconcileSummary], None]) -> None:
     try:
-        watch(await handle.query("progress", result_type=ReconcileSummary, rpc_timeout=_ANSWERS_WITHIN))
+        show(await handle.query("progress", result_type=ReconcileSummary, rpc_timeout=_ANSWERS_WITHIN))
     except (RPCError, WorkflowQueryFailedError):
         return  # a worker that is busy or restarts answers the next one; whether Temporal is away the result says

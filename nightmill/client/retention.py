@@ -32,7 +32,7 @@ class Retention:
         *,
         only: Collection[str] = (),
         dry_run: bool = False,
-        tell: Tell = lambda _: None,
+        on_progress: Tell = lambda _: None,
     ) -> list[Pile]:
         """Delete what ended longer ago than that, and return what was deleted.
 
@@ -43,7 +43,7 @@ class Retention:
             older_than: A day at least.
             only: Words of `nightmill.retention.model.Kind`; by default all of them.
             dry_run: Delete nothing, and return what would be deleted.
-            tell: Is told of a pile whenever it has grown, from another thread.
+            on_progress: Called with a pile whenever it has grown, from another thread.
 
         Raises:
             InvalidInput: The age or a kind cannot be used.
@@ -53,7 +53,7 @@ class Retention:
         if dry_run:
             tally = await asyncio.to_thread(pruner.count, older_than, now=now, kinds=kinds)
         else:
-            tally = await asyncio.to_thread(pruner.prune, older_than, now=now, kinds=kinds, tell=tell)
+            tally = await asyncio.to_thread(pruner.prune, older_than, now=now, kinds=kinds, tell=on_progress)
         return list(tally.piles.values())
 
     async def delete_batch(self, batch_id: str) -> bool:

@@ -155,7 +155,7 @@ def test_a_program_prunes_and_deletes(cli: Cli, scene: Scene) -> None:
         going = asyncio.run(retention.prune(timedelta(days=30), only=["batches"], dry_run=True))
         assert [(pile.what, pile.number) for pile in going] == [("batches", 1), ("requests", 4), ("result files", 1)]
         told: list[str] = []
-        gone = asyncio.run(retention.prune(timedelta(days=30), tell=lambda pile: told.append(pile.what)))
+        gone = asyncio.run(retention.prune(timedelta(days=30), on_progress=lambda pile: told.append(pile.what)))
         assert {pile.what: pile.number for pile in gone if pile.number} == {pile.what: pile.number for pile in going}
         assert told == ["result files", "requests", "batches"]
         with pytest.raises(InvalidInput, match="only: 'all' is unknown"):

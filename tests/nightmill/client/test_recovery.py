@@ -125,7 +125,7 @@ def test_what_was_found_so_far_is_shown_meanwhile(play: Play, monkeypatch: pytes
     async def story(nightmill: Nightmill) -> None:
         monkeypatch.setattr(recovery, "_LOOK_EVERY", 0.02)
         seen: list[ReconcileSummary] = []
-        result = await nightmill.recovery.reconcile(watch=seen.append, timeout=PATIENCE)
+        result = await nightmill.recovery.reconcile(on_progress=seen.append, timeout=PATIENCE)
         assert seen
         assert max(each.candidates for each in seen) <= result.candidates
 
