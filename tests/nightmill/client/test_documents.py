@@ -141,6 +141,8 @@ def test_a_second_sync_of_a_document_is_answered_at_once_and_runs_once(play: Pla
         document_id, *_ = await added(nightmill, site)
         answers = [await nightmill.documents.sync_now(document_id) for _ in range(3)]
         assert answers == ["started", "already_syncing", "already_syncing"]
+        with pytest.raises(TimeoutError, match=f"document {document_id} has not ended within 0:00:00.1"):
+            await nightmill.documents.wait(document_id, timeout=timedelta(seconds=0.1))
         assert (await nightmill.documents.wait(document_id)).result is SyncResult.UPDATED
         assert len(site.visits("/0")) == 1
 
@@ -199,6 +201,11 @@ def test_a_purge_ends_the_sweep_that_runs_and_gives_back_what_it_had_taken(
         assert queued() == [False, True], "no sweep ran, so the other account's documents are none of our business"
         set_rows(nightmill, mine + others, queued_until=later)
         sweep = nightmill.temporal.get_workflow_handle(await documents.start_sweep(account="other"))
+        crawl_id = await documents.crawl(site.url("/"), account="acme", collection="help")
+        for wait, waited_for in ((documents.wait_sweep, sweep.id), (documents.wait_crawl, crawl_id)):
+            with pytest.raises(TimeoutError, match="has not ended"):
+                await wait(waited_for, timeout=timedelta(seconds=0.1))
+        await nightmill.temporal.get_workflow_handle(ids.crawl_workflow_id(crawl_id)).terminate()
         assert await documents.purge("acme") == 0
         assert (await sweep.describe()).close_time is not None
         assert queued() == [False, False]
@@ -249,6 +256,9 @@ def test_a_site_becomes_documents_once_by_its_sitemap_or_by_its_links(play: Play
             {"account": "acme", "collection": "help", "url": site.url(f"/{n}")} for n in range(8)
         )
         assert (new, known) == (2, 6)
+        found = {stored.row.external_link: version async for stored, version in documents.export()}
+        assert set(found) == {site.url("/start"), *(site.url(f"/{n}") for n in range(8))}
+        assert set(found.values()) == {None}, "nothing was synced"
         with pytest.raises(InvalidInput, match=r"0 added, 1 known, 1 refused: row:2: url: missing"):
             await documents.add_many([{"account": "acme", "collection": "help", "url": site.url("/0")},
                                       {"account": "acme", "collection": "help"}])  # fmt: skip
