@@ -168,7 +168,7 @@ def metrics_table() -> str:
     """Return one table of all metrics."""
     lines = []
     for metric in METRICS:
-        kind = f"{metric.kind}, {metric.unit}" if metric.unit else str(metric.kind)
+        kind = f"{metric.kind}, {metric.unit}" if metric.unit else metric.kind
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         names = f"`{metric.name}` | `{metric.prometheus_name}`"
         lines.append(f"| {names} | {kind} | {labels} | {metric.meaning} | {metric.when} |\n")

@@ -8,7 +8,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from nightmill.telemetry.instruments import Instruments
-from nightmill.telemetry.metrics import METRICS, Metric
+from nightmill.telemetry.kinds import Gauge, Histogram, Metric
+from nightmill.telemetry.metrics import METRICS
 
 Series = dict[tuple[str, ...], Any]
 _KNOWN = {metric.name: metric for metric in METRICS}
@@ -39,13 +40,13 @@ class Measured:
         """
         values = {
             tuple(str(point.attributes[label]) for label in metric.labels): getattr(point, "count", None)
-            if metric.bounds
+            if isinstance(metric, Histogram)
             else point.value
             for point in self.points().get(metric.name, [])
         }
-        return {labels: value for labels, value in values.items() if value or metric.kind == "gauge"}
+        return {labels: value for labels, value in values.items() if value or isinstance(metric, Gauge)}
 
-    def sums(self, metric: Metric) -> Series:
+    def sums(self, metric: Histogram) -> Series:
         """Collect, and return the sums of a histogram's values."""
         points = self.points().get(metric.name, [])
         return {tuple(str(point.attributes[label]) for label in metric.labels): point.sum for point in points}

@@ -17,7 +17,7 @@ from nightmill.telemetry.process import open_descriptors, resident_memory
 if TYPE_CHECKING:
     from nightmill.storage.gauge_reads import DueDocuments, OpenBatches
     from nightmill.telemetry.instruments import Labels, Values
-    from nightmill.telemetry.metrics import Metric
+    from nightmill.telemetry.kinds import Gauge
 
 _T = TypeVar("_T")
 
@@ -118,7 +118,7 @@ def observe_slicings(
     _observe(metrics.SLICING_BREAKER, breakers, states)
 
 
-def _observe(metric: Metric, look: Callable[[], _T | None], values: Callable[[_T], Values]) -> None:
+def _observe(metric: Gauge, look: Callable[[], _T | None], values: Callable[[_T], Values]) -> None:
     def shown() -> Values:
         found = look()
         return [] if found is None else values(found)

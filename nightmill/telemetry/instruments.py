@@ -11,9 +11,9 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram, Meter
+    from opentelemetry.metrics import Meter
 
-    from nightmill.telemetry.metrics import Metric
+    from nightmill.telemetry.kinds import Counter, Gauge, Histogram, Metric
 
 Labels = Mapping[str, str]
 Values = Iterable[tuple[float, Labels]]
@@ -31,44 +31,46 @@ class Instruments:
         self._made: dict[str, Any] = {}
         self._making = threading.Lock()
 
-    def add(self, metric: Metric, number: float, labels: Labels) -> None:
+    def add(self, metric: Counter, number: float, labels: Labels) -> None:
         """Count; 0 lets a series begin, so that its first event is seen as an increase."""
-        counter: Counter = self._made.get(metric.name) or self._make(metric, self._counter)
+        counter: metrics.Counter = self._made.get(metric.name) or self._make(metric, lambda: self._counter(metric))
         counter.add(number, labels)
 
-    def record(self, metric: Metric, value: float, labels: Labels) -> None:
+    def record(self, metric: Histogram, value: float, labels: Labels) -> None:
         """Take a value of a histogram."""
-        histogram: Histogram = self._made.get(metric.name) or self._make(metric, self._histogram)
+        histogram: metrics.Histogram = self._made.get(metric.name) or self._make(
+            metric, lambda: self._histogram(metric)
+        )
         histogram.record(value, labels)
 
-    def observe(self, metric: Metric, look: Callable[[], Values]) -> None:
+    def observe(self, metric: Gauge, look: Callable[[], Values]) -> None:
         """Ask for a gauge's values whenever somebody collects; a second call for the same metric is ignored."""
 
         def measure(_: CallbackOptions) -> Iterable[Observation]:
             return [Observation(value, labels) for value, labels in look()]
 
-        def gauge(metric: Metric) -> Any:
+        def gauge() -> Any:
             return self._meter.create_observable_gauge(
                 metric.name, [measure], unit=metric.unit, description=metric.meaning
             )
 
         self._make(metric, gauge)
 
-    def _make(self, metric: Metric, make: Callable[[Metric], Any]) -> Any:
+    def _make(self, metric: Metric, make: Callable[[], Any]) -> Any:
         with self._making:
             if metric.name not in self._made:
-                self._made[metric.name] = make(metric)
+                self._made[metric.name] = make()
             return self._made[metric.name]
 
-    def _counter(self, metric: Metric) -> Counter:
+    def _counter(self, metric: Counter) -> metrics.Counter:
         return self._meter.create_counter(metric.name, unit=metric.unit, description=metric.meaning)
 
-    def _histogram(self, metric: Metric) -> Histogram:
+    def _histogram(self, metric: Histogram) -> metrics.Histogram:
         return self._meter.create_histogram(
             metric.name,
             unit=metric.unit,
             description=metric.meaning,
-            explicit_bucket_boundaries_advisory=metric.bounds or None,
+            explicit_bucket_boundaries_advisory=metric.bounds,
         )
 
 

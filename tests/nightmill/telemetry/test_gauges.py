@@ -30,6 +30,7 @@ from nightmill.telemetry import gauges, instruments, metrics
 from nightmill.telemetry import looks as looks_module
 from nightmill.telemetry.exposition import metrics_app
 from nightmill.telemetry.instruments import Instruments
+from nightmill.telemetry.kinds import Counter, Metric
 from nightmill.telemetry.looks import Looks
 from nightmill.telemetry.observing import observe
 from nightmill.web.library import httpx
@@ -344,7 +345,7 @@ def test_what_a_worker_shows_is_what_the_database_holds(measured: Measured, data
         observe(assembly, ["nightmill", "nightmill-slicing"])
         points = measured.points()
 
-    def values(metric: metrics.Metric) -> dict[tuple[str, ...], float]:
+    def values(metric: Metric) -> dict[tuple[str, ...], float]:
         return {tuple(p.attributes[label] for label in metric.labels): p.value for p in points[metric.name]}
 
     def about(seconds: float) -> Any:
@@ -369,7 +370,7 @@ def test_what_alerts_count_begins_at_0_so_that_they_see_the_first_event(measured
     with assembled(settings_of(sqlite_url)) as assembly:
         observe(assembly, ["nightmill", "nightmill-slicing"])
         points = measured.points()
-    counters = [metric for metric in metrics.METRICS if metric.kind is metrics.Kind.COUNTER and metric.name in points]
+    counters = [metric for metric in metrics.METRICS if isinstance(metric, Counter) and metric.name in points]
     assert {metric.name for metric in counters} == {
         "nightmill.batch.ended", "nightmill.batch.polls", "nightmill.batch.created", "nightmill.document.syncs",
         "nightmill.slicing.outcomes", "nightmill.slicing.failed", "nightmill.reconciler.repairs",
