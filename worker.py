@@ -40,7 +40,7 @@ from nightmill.errors import NightmillError, NotConfigured
 from nightmill.health.readiness import Health, Phase
 from nightmill.settings import Settings, WorkerSettings, load_settings
 from nightmill.storage import schema
-from nightmill.telemetry import set_up_logging
+from nightmill.telemetry.logs import set_up_logging
 from nightmill.telemetry.observing import observe
 from workflows.admission import AdmissionInterceptor
 from workflows.batch_completion import ModelCompletionBatch

@@ -9,11 +9,11 @@ from temporalio import activity
 
 from activities.boundary import temporal_errors
 from activities.heartbeats import tell
-from nightmill import telemetry
 from nightmill.contracts import AuditNotice, AuditOutcome, AuditSummary, AuditTarget, AuditTargets
 from nightmill.notify import Notifier
 from nightmill.recovery.audit import Auditor
 from nightmill.recovery.audit_notices import audit_notification
+from nightmill.telemetry.audits import record_audit
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class AuditActivities:
     @activity.defn
     def record_audit(self, summary: AuditSummary) -> None:
         """Write the audit's one log record and its metrics."""
-        telemetry.record_audit(summary)
+        record_audit(summary)

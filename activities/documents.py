@@ -9,12 +9,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.boundary import LONGEST_MESSAGE, temporal_errors
-from nightmill import telemetry
 from nightmill.contracts import ChangeRef, SyncInput, SyncOutcome
 from nightmill.documents.alerts import Alerts
 from nightmill.documents.syncing import Syncer
 from nightmill.errors import DocumentNotFound, ExtractorUnavailable, NetworkDown, NightmillError, NotConfigured
 from nightmill.storage.document_syncs import SyncRepository
+from nightmill.telemetry.syncs import record_sync
 
 AFTER_OUR_OWN_FAULT = timedelta(minutes=1)
 """When a sync goes on that our own set-up holds up; it costs the document no attempt."""
@@ -58,7 +58,7 @@ class DocumentActivities:
                     str(error)[:LONGEST_MESSAGE], type=type(error).__name__, next_retry_delay=AFTER_OUR_OWN_FAULT
                 ) from error
         outcome = attempt.outcome
-        telemetry.record_sync(outcome, lag=attempt.lag)
+        record_sync(outcome, lag=attempt.lag)
         if attempt.needs_attention is not None:
             self.alerts.document(outcome.document_id, outcome.account, attempt.needs_attention)
         if attempt.retry_after is not None:

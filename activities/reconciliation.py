@@ -14,7 +14,6 @@ from activities.boundary import temporal_errors
 from activities.executions import Executions
 from activities.heartbeats import tell
 from activities.repairing import Handled, Repairer
-from nightmill import telemetry
 from nightmill.contracts import (
     MOST_REPAIRS_SHOWN,
     Finding,
@@ -27,6 +26,7 @@ from nightmill.contracts import (
 from nightmill.recovery.model import Candidate, Here
 from nightmill.recovery.parts import RecoveryParts
 from nightmill.settings.recovery import ReconcilerSettings
+from nightmill.telemetry.recovery import record_tick
 from nightmill.threads import in_thread
 
 AT_ONCE = 8
@@ -126,7 +126,7 @@ class ReconcileActivities:
         A tick that only reports tells nobody, and one sweep tells for both.
         """
         summary = record.summary
-        telemetry.record_tick(record.workflow, summary.duration)
+        record_tick(record.workflow, summary.duration)
         shown = summary.model_dump(mode="json", exclude={"repairs", "go_on"})
         activity.logger.info("tick", extra={"workflow": record.workflow, **shown})
         if summary.dry_run or record.workflow == "ExpirySweep" or Finding.NO_WORKER not in summary.findings:

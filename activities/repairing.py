@@ -16,7 +16,6 @@ from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.executions import CancelNotCarried, RunChanged
-from nightmill import telemetry
 from nightmill.contracts import Action, Finding, RepairState, RepairView, Subject
 from nightmill.errors import NightmillError
 from nightmill.failpoints import fail_point
@@ -26,6 +25,7 @@ from nightmill.recovery.model import Candidate, Decision, Here, RunState, Seen
 from nightmill.recovery.past import IN_HAND
 from nightmill.storage.fence import SUPERSEDING
 from nightmill.storage.repairs import Intent
+from nightmill.telemetry.recovery import record_finding, record_repair
 from nightmill.threads import in_thread
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Repairer:
         if seen is not None and _needs_diagnosis(seen, past, here):
             seen = await self.executions.diagnose(candidate.workflow_id, seen)
         decision = decide(candidate, seen, past, here)
-        telemetry.record_finding(candidate.subject, decision.finding)
+        record_finding(candidate.subject, decision.finding)
         if decision.action is None:
             return Handled(decision.finding)
         fail_point("repair.found")
@@ -191,7 +191,7 @@ class Repairer:
         fail_point("repair.saved")
         if candidate.subject is Subject.BATCH and decision.action in SUPERSEDING:
             await self._withdraw_attention(candidate)
-        telemetry.record_repair(candidate.subject, decision.action, RepairState.DONE)
+        record_repair(candidate.subject, decision.action, RepairState.DONE)
         view = _view(candidate, decision, seen, RepairState.DONE, new_run)
         activity.logger.warning(
             "repaired",
@@ -211,15 +211,15 @@ class Repairer:
         assert decision.action is not None  # noqa: S101 - the caller has seen to it
         repairs, now, is_news = self.parts.repairs, datetime.now(UTC), False
         if _needs_nothing(decision, error):
-            telemetry.record_repair(candidate.subject, decision.action, RepairState.VOID)
+            record_repair(candidate.subject, decision.action, RepairState.VOID)
             await in_thread(repairs.void, key, _said(error)[:1_000], now=now)
             return Handled(decision.finding)
         if isinstance(error, CancelNotCarried) or (isinstance(error, RPCError) and error.status not in _REFUSED):
             # Nobody knows what came of it, or not all of it was done: a later tick looks.
-            telemetry.record_repair(candidate.subject, decision.action, RepairState.ASKED)
+            record_repair(candidate.subject, decision.action, RepairState.ASKED)
             await in_thread(repairs.unanswered, key, _said(error))
         else:
-            telemetry.record_repair(candidate.subject, decision.action, RepairState.FAILED)
+            record_repair(candidate.subject, decision.action, RepairState.FAILED)
             is_news = await in_thread(repairs.failed, key, _said(error), now=now)
         await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
         return Handled(decision.finding, failed=True)
@@ -308,7 +308,7 @@ class Repairer:
                 now=datetime.now(UTC),
             )
         await in_thread(self.parts.alarms.broken, candidate, error, is_news=is_news)
-        telemetry.record_finding(candidate.subject, Finding.UNKNOWN)
+        record_finding(candidate.subject, Finding.UNKNOWN)
         return Handled(Finding.UNKNOWN, failed=True)
 
 

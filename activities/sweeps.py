@@ -23,7 +23,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import temporal_errors
 from activities.heartbeats import tell
-from nightmill import ids, telemetry
+from nightmill import ids
 from nightmill.contracts import (
     DocumentSyncInput,
     StartInput,
@@ -38,6 +38,7 @@ from nightmill.contracts import (
 )
 from nightmill.documents.sweeping import Sweeper
 from nightmill.failpoints import fail_point
+from nightmill.telemetry.syncs import record_sync
 
 AT_ONCE = 8
 """Starts on their way at the same time: Temporal's answers take longer than our questions."""
@@ -130,9 +131,7 @@ async def _start(client: Client, pick: SweepPick, asked: StartInput) -> bool:
         running = client.get_workflow_handle(error.workflow_id, run_id=error.run_id)
         if await (await running.describe()).memo_value(SWEEP_MEMO, "", type_hint=str) == asked.sweep_id:
             return True
-        telemetry.record_sync(
-            SyncOutcome(document_id=pick.document_id, account=pick.account, result=SyncResult.ALREADY_SYNCING)
-        )
+        record_sync(SyncOutcome(document_id=pick.document_id, account=pick.account, result=SyncResult.ALREADY_SYNCING))
         return False
     return True
 

@@ -92,7 +92,7 @@ async def answer_with_lag(until: Awaitable[None] | None = None) -> None:
 def run_worker() -> None:
     """Run the worker as `python -m worker` does, with its loop watched."""
     import worker
-    from nightmill.telemetry import set_up_logging
+    from nightmill.telemetry.logs import set_up_logging
 
     settings = load_settings()
     set_up_logging(settings)

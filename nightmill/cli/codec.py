@@ -31,7 +31,7 @@ def codec_server(
     from nightmill.cli.runtime import run_async
     from nightmill.client import codec_server as answering
     from nightmill.settings import load_settings
-    from nightmill.telemetry import set_up_logging
+    from nightmill.telemetry.logs import set_up_logging
 
     settings = load_settings()
     set_up_logging(settings)

@@ -34,7 +34,7 @@ def events(
     from nightmill.cli.runtime import run_async
     from nightmill.settings import load_settings
     from nightmill.storage import schema
-    from nightmill.telemetry import set_up_logging
+    from nightmill.telemetry.logs import set_up_logging
 
     settings = load_settings()
     set_up_logging(settings)

@@ -21,11 +21,12 @@ from temporalio.common import (
 from temporalio.exceptions import CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from nightmill import ids, telemetry
+from nightmill import ids
 from nightmill.client.failures import failure_of, refusal, unreachable, within
 from nightmill.contracts import DocumentSyncInput, SyncErrorCode, SyncOutcome, SyncResult, Trigger
 from nightmill.documents import plans
 from nightmill.errors import DocumentNotFound, InvalidInput, WorkflowFailed
+from nightmill.telemetry.syncs import record_sync
 
 if TYPE_CHECKING:
     from nightmill.assembly import Assembly
@@ -75,7 +76,7 @@ class DocumentSyncs:
                 await self._start_sync(
                     stored, id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING, start_signal="sync_now"
                 )
-                telemetry.record_sync(_already_syncing(stored))
+                record_sync(_already_syncing(stored))
                 return "already_syncing"
         except RPCError as error:
             raise refusal(f"document {document_id}", error) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nightmill.contracts import BatchStatus, PartRef, PollInput, PollOutcome
 from nightmill.errors import BatchNotFound, NightmillError, NotFound, ProviderUnavailable, TransientError
 from nightmill.failpoints import fail_point
-from nightmill.telemetry import PollResult, record_poll, record_poll_lag
+from nightmill.telemetry.batches import PollResult, record_poll, record_poll_lag
 
 if TYPE_CHECKING:
     from nightmill.completions.submission import ProviderFor

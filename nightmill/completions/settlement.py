@@ -30,7 +30,7 @@ from nightmill.errors import (
     TransientError,
 )
 from nightmill.failpoints import fail_point
-from nightmill.telemetry import record_batch
+from nightmill.telemetry.batches import record_batch
 
 if TYPE_CHECKING:
     from nightmill.completions.ingest import Harvester

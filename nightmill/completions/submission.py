@@ -29,7 +29,7 @@ from nightmill.failpoints import fail_point
 from nightmill.ids import part_tag
 from nightmill.providers.base import Candidate, Created, MalformedEntry
 from nightmill.storage.submission_records import CreateTurn
-from nightmill.telemetry import record_created
+from nightmill.telemetry.batches import record_created
 
 if TYPE_CHECKING:
     from nightmill.providers.base import BatchProvider, RequestLines

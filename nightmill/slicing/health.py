@@ -21,8 +21,7 @@ from nightmill.slicing.inspection import inspection_command, read_inspection
 from nightmill.slicing.profiles import SlicerProfile, find_profile
 from nightmill.slicing.results import read_result
 from nightmill.slicing.workplace import LOOK, Tell, Workshop
-from nightmill.telemetry import redacted
-from nightmill.telemetry.redaction import without_secrets
+from nightmill.telemetry.redaction import redacted, without_secrets
 from nightmill.threads import in_thread
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from nightmill.slicing.originals import name_of
 from nightmill.slicing.profiles import find_profile
 from nightmill.slicing.rules import with_masthead
 from nightmill.slicing.stored_results import new_slices, read_stored_result
-from nightmill.telemetry import record_slicing
+from nightmill.telemetry.slicings import record_slicing
 
 if TYPE_CHECKING:
     from nightmill.settings.slicing import SlicingSettings

@@ -35,8 +35,8 @@ from nightmill.slicing.results import read_result, with_checks
 from nightmill.slicing.stored_results import write_result
 from nightmill.slicing.workplace import LOOK, Tell, Workplace, Workshop
 from nightmill.storage.slicing_attempts import NewAttempt
-from nightmill.telemetry import record_program, redacted
-from nightmill.telemetry.redaction import without_secrets
+from nightmill.telemetry.redaction import redacted, without_secrets
+from nightmill.telemetry.slicings import record_program
 from nightmill.threads import in_thread
 
 if TYPE_CHECKING:

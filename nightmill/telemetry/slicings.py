@@ -26,7 +26,7 @@ _ENDS = [status for status in SlicingStatus if status.is_terminal and status is 
 def record_program(run: NewAttempt) -> None:
     """Write the one log record of a program that ended and measure it; a failed one's with its standard error.
 
-    Its command is the one to be stored, so `nightmill.telemetry.redacted` has been over it.
+    Its command is the one to be stored, so `nightmill.telemetry.redaction.redacted` has been over it.
     """
     failed = run.error_code is not None or run.signal is not None or bool(run.exit_code)
     fields = {

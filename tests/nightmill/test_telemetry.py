@@ -9,8 +9,9 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint
 
 from nightmill.contracts import SlicingErrorCode, SlicingRef, SlicingStatus, SlicingSummary
 from nightmill.storage.slicing_attempts import NewAttempt
-from nightmill.telemetry import record_program, record_slicing, redacted, slicings
-from nightmill.telemetry.redaction import without_secrets
+from nightmill.telemetry import slicings
+from nightmill.telemetry.redaction import redacted, without_secrets
+from nightmill.telemetry.slicings import record_program, record_slicing
 from tests.measuring import Measured
 
 SHA256 = "ab" * 32

@@ -25,7 +25,7 @@ HERE = "http://127.0.0.1:4318"
 SAYS = """
 import logging, sys, time
 from nightmill.settings import load_settings
-from nightmill.telemetry import set_up_logging
+from nightmill.telemetry.logs import set_up_logging
 from nightmill.telemetry.providers import start_telemetry
 set_up_logging(load_settings())
 started = start_telemetry("tester", build="b1")

@@ -19,7 +19,8 @@ from nightmill.providers.base import ProviderStatus
 from nightmill.recovery.closing import Closer
 from nightmill.settings import Settings
 from nightmill.storage.models import BatchRow, ProviderBatchRow
-from nightmill.telemetry import metrics, record_batch
+from nightmill.telemetry import metrics
+from nightmill.telemetry.batches import record_batch
 from tests.measuring import Measured
 
 HOUR = timedelta(hours=1)
