@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from temporalio.runtime import Runtime
 
     from nightmill.settings import Settings
+
+logger = logging.getLogger("nightmill.connection")
 
 DEFAULT_ADDRESS = "localhost:7233"
 
@@ -85,11 +88,15 @@ def interceptors() -> list[Interceptor]:
 async def register_search_attributes(client: Client, keys: Sequence[SearchAttributeKey[Any]]) -> None:
     """Make the search attributes known to the namespace; what is there already stays.
 
+    Where they may not even be listed (a key of Temporal Cloud, an authorizer of one's own), an operator has made them,
+    or has to: a line in the log names them, and the worker goes on.
+
     Raises:
         NotConfigured: One exists with another type, or may not be added; the message says how an operator does it.
         TemporalUnreachable: Temporal does not answer.
     """
     wanted = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in keys}
+    known = None
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)
@@ -108,12 +115,23 @@ async def register_search_attributes(client: Client, keys: Sequence[SearchAttrib
         if is_away(error):
             raise TemporalUnreachable(f"search attributes: Temporal answered {error.message!r}") from error
         names = ", ".join(f"{name}={IndexedValueType.Name(kind)}" for name, kind in wanted.items())
+        if known is None and is_withheld(error):
+            logger.warning(
+                "search attributes cannot be listed: they must be there",
+                extra={"needed": names, "error": error.message},
+            )
+            return
         raise NotConfigured(f"search attributes could not be registered ({error.message}): add {names}") from error
 
 
 def is_away(error: RPCError) -> bool:
     """Return whether Temporal did not answer, rather than refuse."""
     return error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED)
+
+
+def is_withheld(error: RPCError) -> bool:
+    """Return whether Temporal does not let these credentials ask this, or has nobody who would answer it."""
+    return error.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED)
 
 
 def temporal_address() -> str:

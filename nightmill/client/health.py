@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.service import RPCError, RPCStatusCode
 
-from nightmill.errors import SchemaOutdated, StorageUnavailable, TemporalUnreachable
+from nightmill.errors import AccessDenied, SchemaOutdated, StorageUnavailable, TemporalUnreachable
 from nightmill.health.readiness import PATIENCE, Check, Health
 from nightmill.serving import served_if_free
 from nightmill.storage import schema
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
     from nightmill.settings import Settings
     from nightmill.storage.engine import Database
+
+_REFUSED = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED)
+_ANSWERED = (RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.RESOURCE_EXHAUSTED)
+"""Neither says that work stands: the SDK's worker goes on without this answer, and tries again where it is limited."""
 
 
 @asynccontextmanager
@@ -55,14 +60,17 @@ def checks_of(client: Client, workers: Sequence[Worker], database: Database) -> 
     thread = ThreadPoolExecutor(1, thread_name_prefix="health")
 
     async def temporal() -> None:
+        # Not by gRPC's own health check: it names no namespace, and a key that is good for one only (Temporal Cloud's)
+        # may not ask it. Who works may ask this: the SDK asks it before a worker's first poll, and starts none where it
+        # is refused. So a refusal means that the key was good once, and has been revoked or has expired.
+        asked = DescribeNamespaceRequest(namespace=client.namespace)
         try:
-            serving = await client.service_client.check_health(timeout=timedelta(seconds=PATIENCE))
+            await client.workflow_service.describe_namespace(asked, timeout=timedelta(seconds=PATIENCE))
         except RPCError as error:
-            if error.status is RPCStatusCode.UNIMPLEMENTED:  # a proxy on the way that lets calls of its own kind pass
-                return
-            raise TemporalUnreachable(f"Temporal answered {error.message!r}") from error
-        if not serving:
-            raise TemporalUnreachable("Temporal says that it does not serve")
+            if error.status in _REFUSED:
+                raise AccessDenied(f"Temporal refuses the credentials of this worker: {error.message}") from error
+            if error.status not in _ANSWERED:
+                raise TemporalUnreachable(f"Temporal answered {error.message!r}") from error
 
     async def polling() -> None:
         # Not by the server's list of pollers: it keeps those that are gone for five minutes, and lacks one whose slots

@@ -18,6 +18,7 @@ import pytest
 
 from nightmill.sandbox import Fault, Sandbox
 from tests.conftest import PostgresServer
+from tests.gate import PERMISSION_DENIED, UNAUTHENTICATED, Gate
 from tests.stack import Stack, TemporalServer, eventually, free_port, requests
 
 pytestmark = [pytest.mark.server, pytest.mark.kill]
@@ -108,6 +109,31 @@ def test_a_worker_is_ready_while_it_can_work_and_alive_whatever_it_lacks(
     log = own.worker_log()
     for check in ("temporal", "database"):
         assert [line for line in log.splitlines() if '"not ready"' in line and f'"{check}"' in line], check
+
+
+def test_a_worker_becomes_ready_by_what_a_key_of_one_namespace_may_ask_and_is_not_once_that_is_refused(
+    stack: Stack,
+) -> None:
+    """Temporal Cloud refuses such a key what names no namespace, and what is an operator's."""
+    port = free_port()
+    gate = Gate(stack.server.address, {"Health/Check": PERMISSION_DENIED, "ListSearchAttributes": PERMISSION_DENIED})
+
+    async def scene() -> None:
+        async with gate.open() as address:
+            worker = await asyncio.to_thread(
+                stack.fork_worker, NIGHTMILL_WORKER__HEALTH_PORT=str(port), TEMPORAL_ADDRESS=address
+            )
+            await asyncio.to_thread(eventually, lambda: get(port, "/readyz")[0] == 200)
+            gate.refused = {"DescribeNamespace": UNAUTHENTICATED}
+            said = await asyncio.to_thread(wait_until, port, "not ready", temporal=False)
+            assert said["checks"]["temporal"]["reason"] == "access_denied"
+            worker.terminate()
+            assert await asyncio.to_thread(worker.wait, 30) == 0
+
+    asyncio.run(scene())
+    assert gate.heard.count("ListSearchAttributes") == 1
+    [line] = [line for line in stack.worker_log().splitlines() if "search attributes cannot be listed" in line]
+    assert "NightmillProvider=INDEXED_VALUE_TYPE_KEYWORD" in line
 
 
 def test_a_port_that_was_chosen_and_is_taken_ends_the_worker_and_the_default_one_only_warns(stack: Stack) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from temporalio import activity
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.worker import Worker
 
 from nightmill.cli.app import run
 from nightmill.cli.ending import ExitCode
-from nightmill.client.connection import connect
-from nightmill.errors import NightmillError, NotConfigured, TemporalUnreachable
+from nightmill.client.connection import connect, register_search_attributes
+from nightmill.client.health import checks_of
+from nightmill.errors import AccessDenied, NightmillError, NotConfigured, TemporalUnreachable
 from nightmill.settings import Settings
+from tests.gate import PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED, Gate
+from tests.lanes import HOST_DEPLOYMENT
 from tests.nightmill.web.certificates import Authority
 from tests.stack import TemporalServer
 
@@ -24,6 +31,11 @@ pytestmark = pytest.mark.server
 KEY = "a" * 40
 KEY_ON_THE_WIRE = "00011" * len(KEY)
 """HPACK writes an `a` as these five bits: RFC 7541, appendix B."""
+
+
+@activity.defn
+async def nothing() -> None:
+    """What a worker is there for."""
 
 
 class Door:
@@ -236,3 +248,52 @@ def test_the_command_line_says_that_a_server_is_not_trusted_and_ends_with_5(
     assert len(told.splitlines()) == 1
     assert "TEMPORAL_TLS_SERVER_CA_CERT_PATH" in told
     assert KEY not in told
+
+
+@pytest.mark.parametrize("status", [PERMISSION_DENIED, UNIMPLEMENTED])
+def test_search_attributes_that_may_not_be_listed_cost_a_line_and_one_that_may_not_be_added_the_start(
+    temporal_server: TemporalServer, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    async def scene() -> None:
+        gate = Gate(temporal_server.address)
+        async with gate.open() as address:
+            client = await Client.connect(address)
+            keys = [SearchAttributeKey.for_keyword("NightmillNotThere")]
+            gate.refused = {"ListSearchAttributes": status}
+            await register_search_attributes(client, keys)
+            [record] = [record for record in caplog.records if record.name == "nightmill.connection"]
+            assert record.levelname == "WARNING"
+            assert vars(record)["needed"] == "NightmillNotThere=INDEXED_VALUE_TYPE_KEYWORD"
+            gate.refused = {"AddSearchAttributes": status}
+            with pytest.raises(NotConfigured, match="NightmillNotThere=INDEXED_VALUE_TYPE_KEYWORD"):
+                await register_search_attributes(client, keys)
+            assert gate.heard == ["ListSearchAttributes", "AddSearchAttributes"]
+
+    asyncio.run(scene())
+
+
+def test_a_worker_does_not_start_where_it_may_not_ask_what_its_readiness_asks(temporal_server: TemporalServer) -> None:
+    """Readiness takes a refusal for a key that was good once; were this another way, no worker might become ready."""
+
+    async def scene() -> None:
+        gate = Gate(temporal_server.address)
+        async with gate.open() as address:
+            client = await Client.connect(address)
+            [temporal] = [one for one in checks_of(client, [], None) if one.name == "temporal"]  # type: ignore[arg-type]
+            for status, wrong in (
+                (RESOURCE_EXHAUSTED, None), (UNIMPLEMENTED, None),
+                (UNAUTHENTICATED, AccessDenied), (PERMISSION_DENIED, AccessDenied),
+            ):  # fmt: skip
+                gate.refused = {"DescribeNamespace": status}
+                with pytest.raises(wrong) if wrong else nullcontext():
+                    await temporal.ask()
+            worker = Worker(client, task_queue="refused", activities=[nothing], deployment_config=HOST_DEPLOYMENT)
+            with pytest.raises(RuntimeError, match="could not be described"):
+                await asyncio.wait_for(worker.run(), 20)
+            stranger = await Client.connect(address, namespace="nobodys")
+            gate.refused = {}
+            [temporal] = [one for one in checks_of(stranger, [], None) if one.name == "temporal"]  # type: ignore[arg-type]
+            with pytest.raises(TemporalUnreachable, match="nobodys"):
+                await temporal.ask()
+
+    asyncio.run(scene())
