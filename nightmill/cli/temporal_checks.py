@@ -146,12 +146,21 @@ async def _namespace(client: Client) -> Finding:
 async def _search_attributes(client: Client) -> Finding:
     from temporalio.api.enums.v1 import IndexedValueType
     from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+    from temporalio.service import RPCError
 
+    from nightmill.client.connection import is_withheld
     from workflows.story import SEARCH_ATTRIBUTES
 
-    known = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        if not is_withheld(error):
+            raise
+        names = ", ".join(key.name for key in SEARCH_ATTRIBUTES)
+        fix = f"whoever may looks whether the namespace has {names}"
+        return Finding("search attributes", State.WARN, f"these credentials may not list them: {error.message}", fix)
     kinds = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in SEARCH_ATTRIBUTES}
     wrong = [name for name, kind in kinds.items() if known.custom_attributes.get(name, kind) != kind]
     if wrong:

@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey
 from temporalio.worker import Worker
 
 from nightmill.cli.app import run
+from nightmill.cli.checks import Finding, State, examine
 from nightmill.cli.ending import ExitCode
 from nightmill.client.connection import connect, register_search_attributes
 from nightmill.client.health import checks_of
@@ -270,6 +271,22 @@ def test_search_attributes_that_may_not_be_listed_cost_a_line_and_one_that_may_n
             assert gate.heard == ["ListSearchAttributes", "AddSearchAttributes"]
 
     asyncio.run(scene())
+
+
+def test_search_attributes_that_may_not_be_listed_keep_the_doctor_from_nothing_else(
+    temporal_server: TemporalServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTMILL_DATABASE_URL", sqlite_url)
+
+    async def scene() -> dict[str, Finding]:
+        async with Gate(temporal_server.address, {"ListSearchAttributes": PERMISSION_DENIED}).open() as address:
+            monkeypatch.setenv("TEMPORAL_ADDRESS", address)
+            return {finding.name: finding for finding in await asyncio.to_thread(list, examine({"temporal"}))}
+
+    seen = asyncio.run(scene())
+    assert seen["search attributes"].state is State.WARN
+    assert "NightmillProvider" in str(seen["search attributes"].fix)
+    assert {"workers", "encryption"} <= set(seen)
 
 
 def test_a_worker_does_not_start_where_it_may_not_ask_what_its_readiness_asks(temporal_server: TemporalServer) -> None:
