@@ -94,6 +94,7 @@ PRUNE_POINTS = (
     "prune.in_transaction",
     "prune.page_deleted",
     "prune.slicing_deleted",
+    "prune.slicing_emptied",
 )
 
 _ARMED = os.environ.get("NIGHTMILL_FAIL_POINT", "")

@@ -1,7 +1,8 @@
 """Deletes what has ended long ago, or counts it.
 
 Rows go in short transactions. Of a batch they go after its files, for its row says that it is being deleted; of a
-slicing before its files, which belong to nothing from then on and are found by the next prune where this one is killed.
+slicing before its files, and the transaction that deletes them notes whose files are left. Both are how the next prune
+knows what one that was killed has not deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from nightmill.storage.engine import Database
     from nightmill.storage.files import FileStore, StoredFile
     from nightmill.storage.pruning_documents import DocumentsGoing
-    from nightmill.storage.pruning_slicings import GoneSlicing
+    from nightmill.storage.pruning_slicings import FilesLeft, GoneSlicing
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,14 @@ class Pruner:
         before = tally.before
         if Kind.BATCHES in kinds:
             batches = self._batches.count(before)
-            tally.add(Kind.BATCHES, "batches", batches.batches)
+            tally.add(Kind.BATCHES, "batches", batches.batches + len(self._batches.half_deleted()))
             tally.add(Kind.BATCHES, "requests", batches.requests, batches.bytes)
         if {Kind.BATCHES, Kind.FILES} & set(kinds):
             self._count_files_of_batches(tally, kinds)
         if Kind.SLICINGS in kinds:
-            slicings = SlicingPruning(self.database).count(before, now)
-            tally.add(Kind.SLICINGS, "slicings", slicings.slicings, slicings.bytes)
+            rows = SlicingPruning(self.database)
+            slicings, half_deleted = rows.count(before, now), len(rows.half_deleted())
+            tally.add(Kind.SLICINGS, "slicings", slicings.slicings + half_deleted, slicings.bytes)
             for what in ("attempts", "notices", "transitions"):
                 tally.add(Kind.SLICINGS, what, getattr(slicings, what))
         if Kind.DOCUMENTS in kinds:
@@ -142,26 +144,33 @@ class Pruner:
 
     def _prune_slicings(self, tally: Tally, now: datetime) -> None:
         rows = SlicingPruning(self.database)
-        for gone in rows.delete_slicings(tally.before, now):
+        # First those of a prune that was interrupted.
+        for gone in chain(rows.half_deleted(), rows.delete_slicings(tally.before, now)):
             fail_point("prune.slicing_deleted")
-            size = self._delete_slicing_files(gone)
-            tally.add(Kind.SLICINGS, "slicings", 1, size)
+            with rows.emptying(gone) as left:
+                size = None if left is None else self._delete_slicing_files(gone, left, tally.before)
+                fail_point("prune.slicing_emptied")
+            if size is not None:
+                tally.add(Kind.SLICINGS, "slicings", 1, size)
         for what, number in rows.delete_leavings(tally.before):
             tally.add(Kind.SLICINGS, what, number)
 
-    def _delete_slicing_files(self, gone: GoneSlicing) -> int:
-        """Delete the files of a slicing's runs, and its PDF unless another profile has sliced it; return their size."""
-        begins = tuple(f"{keys.run(gone.sha256, gone.profile, run)}/" for run in gone.runs)
-        begins += tuple(f"{keys.run(gone.sha256, gone.profile, 'raw')}/{run}-" for run in gone.runs)
-        size = 0
+    def _delete_slicing_files(self, gone: GoneSlicing, left: FilesLeft, before: datetime) -> int:
+        """Delete what is left of a slicing's files; return their size."""
+        runs = {f"{keys.run(*gone, run)}/": keys.run(*gone, run) for run in left.runs}
+        raw = tuple(f"{keys.run(*gone, 'raw')}/{run}-" for run in left.runs)
+        size, doomed = 0, []
         for file in self.files.listed(f"slicings/{gone.sha256}/{gone.profile}"):
-            if file.key.startswith(begins):
-                self.files.delete(file.key)
+            of_a_run = file.key.startswith(tuple(runs))
+            if of_a_run or file.key.startswith(raw) or (left.others and file.modified_at < before):
                 size += file.size
+                doomed += [] if of_a_run else [file.key]
         original = keys.original(gone.sha256)
-        size_of_original = self.files.size(original) or 0
-        if SlicingPruning(self.database).if_unknown(gone.sha256, lambda: self.files.delete(original)):
+        if left.original and (size_of_original := self.files.size(original)) is not None:
             size += size_of_original
+            doomed.append(original)
+        for key in (*runs.values(), *doomed):  # a whole run at once: the PDF is held until all is done
+            self.files.delete(key)
         return size
 
     def _prune_documents(self, tally: Tally, _now: datetime) -> None:

@@ -45,28 +45,32 @@ class RepairPruning:
 
     def count(self, before: datetime) -> int:
         """Return how many would go of those that ended before then."""
-        return sum(len(keys) for keys in self._pages(before))
+        total = 0
+        after: int | None = 0
+        while after is not None:
+            with self.database.reading() as session:
+                keys, after = _page(session, before, after)
+            total += len(keys)
+        return total
 
     def prune(self, before: datetime) -> Iterator[int]:
         """Delete them, and yield how many each transaction deleted."""
-        for keys in self._pages(before):
-            statement = delete(_REPAIRS).where(_REPAIR.key.in_(keys))
-            with self.database.transaction() as session:
-                deleted = session.connection().execute(statement).rowcount
+        after: int | None = 0
+        while after is not None:
+            with self.database.transaction() as session:  # what is looked at goes at once, before its work can go on
+                keys, after = _page(session, before, after)
+                deleted = session.connection().execute(delete(_REPAIRS).where(_REPAIR.key.in_(keys))).rowcount
             yield deleted
 
-    def _pages(self, before: datetime) -> Iterator[list[int]]:
-        query = select(_REPAIR.key, _REPAIR.subject, _REPAIR.subject_id).where(_REPAIR.ended_at < before)
-        query, after = query.order_by(_REPAIR.key).limit(PAGE), 0
-        while True:
-            with self.database.reading() as session:
-                rows = session.execute(query.where(_REPAIR.key > after)).all()
-                goes_on = _of_what_goes_on(session, {_id_of(row.subject, row.subject_id) for row in rows})
-            if keys := [row.key for row in rows if _id_of(row.subject, row.subject_id) not in goes_on]:
-                yield keys
-            if len(rows) < PAGE:
-                return
-            after = rows[-1].key
+
+def _page(session: Session, before: datetime, after: int) -> tuple[list[int], int | None]:
+    """Return those that go of the next repairs after a key, and where to go on; None: there are no more."""
+    query = select(_REPAIR.key, _REPAIR.subject, _REPAIR.subject_id)
+    query = query.where(_REPAIR.ended_at < before, _REPAIR.key > after).order_by(_REPAIR.key).limit(PAGE)
+    rows = session.execute(query).all()
+    goes_on = _of_what_goes_on(session, {_id_of(row.subject, row.subject_id) for row in rows})
+    keys = [row.key for row in rows if _id_of(row.subject, row.subject_id) not in goes_on]
+    return keys, rows[-1].key if len(rows) == PAGE else None
 
 
 def _id_of(subject: Subject, subject_id: str) -> str:

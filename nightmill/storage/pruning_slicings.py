@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, text
+from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select
 from sqlmodel import SQLModel
 
 from nightmill.contracts import SlicingStatus
+from nightmill.storage.accounts import UPSERT
 from nightmill.storage.slicing_candidates import TOLD_WITHIN
 from nightmill.storage.slicing_reads import RUNNING
+from nightmill.storage.slicings import hold_pdf
 
 if TYPE_CHECKING:
-    from sqlmodel import Session
-
     from nightmill.storage.engine import Database
 
 PAGE = 500
 """Rows of attempts and notices that one transaction deletes; an attempt may have 64 KiB of error output."""
 
 _TABLES: Any = SQLModel.metadata.tables
-_SLICINGS, _SLICES, _ATTEMPTS, _NOTICES, _BREAKERS, _TRANSITIONS = (
+_SLICINGS, _SLICES, _ATTEMPTS, _NOTICES, _LEAVINGS, _BREAKERS, _TRANSITIONS = (
     _TABLES[name]
     for name in (
-        "slicings", "slices", "slicing_attempts", "slicing_notices", "slicer_breakers", "breaker_transitions",
+        "slicings", "slices", "slicing_attempts", "slicing_notices", "slicing_leavings", "slicer_breakers",
+        "breaker_transitions",
     )
 )  # fmt: skip
-_SLICING = _SLICINGS.c
+_SLICING, _LEAVING = _SLICINGS.c, _LEAVINGS.c
 _TOLD = tuple(status for status in SlicingStatus if status.is_terminal and status is not SlicingStatus.CANCELED)
 
 
@@ -52,15 +54,24 @@ class SlicingsGoing(NamedTuple):
 
 
 class GoneSlicing(NamedTuple):
-    """A slicing whose rows are gone and whose files are not yet.
-
-    Attributes:
-        runs: Every run that it had.
-    """
+    """A slicing whose rows are gone and whose files are not yet."""
 
     sha256: str
     profile: str
+
+
+class FilesLeft(NamedTuple):
+    """What goes of the files of a slicing whose rows are gone.
+
+    Attributes:
+        runs: The runs that it had, without those that write again since.
+        others: Whether files of other runs go, too, if they are old: no run of this PDF and profile is known.
+        original: Whether the PDF goes: no profile has it any more.
+    """
+
     runs: frozenset[str]
+    others: bool
+    original: bool
 
 
 @dataclass(frozen=True)
@@ -95,28 +106,63 @@ class SlicingPruning:
         """Delete the rows of documents that were sliced before then, one a transaction; yield each when it is gone."""
         after = 0
         while True:
-            query = select(_SLICING.key).where(_SLICING.key > after, _may_go(before, now))
+            query = select(_SLICING.key, _SLICING.sha256).where(_SLICING.key > after, _may_go(before, now))
             with self.database.reading() as session:
-                keys = session.execute(query.order_by(_SLICING.key).limit(PAGE)).scalars().all()
-            for key in keys:
-                gone = self._delete(key, before, now)
+                rows = session.execute(query.order_by(_SLICING.key).limit(PAGE)).all()
+            for key, sha256 in rows:
+                gone = self._delete(key, sha256, before, now)
                 if gone is not None:
                     yield gone
-            if len(keys) < PAGE:
+            if len(rows) < PAGE:
                 return
-            after = keys[-1]
+            after = rows[-1].key
 
-    def _delete(self, key: int, before: datetime, now: datetime) -> GoneSlicing | None:
+    def _delete(self, key: int, sha256: str, before: datetime, now: datetime) -> GoneSlicing | None:
+        """Delete a document's rows and note whose files are left; None: somebody asks for it, or another prune did."""
+        found = select(_SLICING.profile, _SLICING.run_id, _SLICING.result_run).where(
+            _SLICING.key == key, _may_go(before, now)
+        )
         with self.database.transaction() as session:
-            found = select(_SLICING.sha256, _SLICING.profile, _SLICING.run_id, _SLICING.result_run)
-            found = found.where(_SLICING.key == key, _may_go(before, now)).with_for_update()
-            row = session.execute(found).first()
-            if row is None:  # asked for again, or gone
+            # The PDF first: whoever asks for it has found the row, and must find it again when he locks it.
+            if not hold_pdf(self.database, session, sha256, alone=True):
+                return None
+            row = session.execute(found.with_for_update(skip_locked=True)).first()
+            if row is None:
                 return None
             runs = session.execute(select(_ATTEMPTS.c.run_id).where(_ATTEMPTS.c.slicing_key == key).distinct())
-            known = {row.run_id, row.result_run, *runs.scalars()} - {None}
+            known = {row.run_id, row.result_run, *runs.scalars()} - {None} or {""}
+            left = [{"sha256": sha256, "profile": row.profile, "run_id": run} for run in sorted(known)]
+            note = UPSERT[self.database.dialect](_LEAVINGS).on_conflict_do_nothing()
+            session.connection().execute(note, left)
             session.execute(delete(_SLICINGS).where(_SLICING.key == key))
-        return GoneSlicing(row.sha256, row.profile, frozenset(known))
+        return GoneSlicing(sha256, row.profile)
+
+    def half_deleted(self) -> list[GoneSlicing]:
+        """Return the documents whose rows are gone and whose files may not be."""
+        query = select(_LEAVING.sha256, _LEAVING.profile).distinct().order_by(_LEAVING.sha256, _LEAVING.profile)
+        with self.database.reading() as session:
+            return [GoneSlicing(*row) for row in session.execute(query)]
+
+    @contextmanager
+    def emptying(self, gone: GoneSlicing) -> Iterator[FilesLeft | None]:
+        """Give what is left of a document whose rows are gone; once the block has deleted that, nothing is noted of it.
+
+        Nobody makes a row of its PDF meanwhile. None: somebody makes one just now, or it was emptied before.
+        """
+        mine = and_(_LEAVING.sha256 == gone.sha256, _LEAVING.profile == gone.profile)
+        again = select(_SLICING.profile, _SLICING.run_id, _SLICING.result_run).where(_SLICING.sha256 == gone.sha256)
+        with self.database.transaction() as session:
+            held = hold_pdf(self.database, session, gone.sha256, alone=True)
+            runs = set(session.execute(select(_LEAVING.run_id).where(mine)).scalars()) if held else None
+            if not runs:
+                yield None
+                return
+            rows = session.execute(again).all()
+            same = [row for row in rows if row.profile == gone.profile]
+            # Reset in Temporal, a run whose rows were deleted makes one again.
+            kept = {run for row in same for run in (row.run_id, row.result_run)}
+            yield FilesLeft(frozenset(runs - kept - {""}), others=not same, original=not rows)
+            session.execute(delete(_LEAVINGS).where(mine))
 
     def delete_leavings(self, before: datetime) -> Iterator[tuple[str, int]]:
         """Delete what earlier runs left of documents that stay; yield the kind of rows, and how many were deleted."""
@@ -145,11 +191,9 @@ class SlicingPruning:
 
         Whoever stores a PDF makes the row and then looks once more whether the file is there.
         """
+        known = select(_SLICING.key).where(_SLICING.sha256 == sha256).limit(1)
         with self.database.transaction() as session:
-            if self.database.dialect == "postgresql":  # SQLite has one writer at a time anyway
-                session.execute(text("SET LOCAL lock_timeout = '5s'"))  # who waits for a table keeps others out of it
-                session.execute(text("LOCK TABLE slicings IN SHARE ROW EXCLUSIVE MODE"))
-            if _is_known(session, sha256):
+            if not hold_pdf(self.database, session, sha256, alone=True) or session.execute(known).first() is not None:
                 return False
             act()
             return True
@@ -162,10 +206,6 @@ class SlicingPruning:
             for sha256, profile, *runs in session.execute(query.where(_SLICING.sha256.in_(sha256s))):
                 found.setdefault(sha256, {})[profile] = frozenset(run for run in runs if run is not None)
         return found
-
-
-def _is_known(session: Session, sha256: str) -> bool:
-    return session.execute(select(_SLICING.key).where(_SLICING.sha256 == sha256).limit(1)).first() is not None
 
 
 _ITS_BREAKER = _BREAKERS.c.profile == _TRANSITIONS.c.profile
@@ -213,4 +253,4 @@ def _is_old_transition(before: datetime) -> ColumnElement[bool]:
     return and_(_is_told_transition(before), _TRANSITIONS.c.number < _BREAKERS.c.transitions)
 
 
-__all__ = ["GoneSlicing", "SlicingPruning", "SlicingsGoing"]
+__all__ = ["FilesLeft", "GoneSlicing", "SlicingPruning", "SlicingsGoing"]

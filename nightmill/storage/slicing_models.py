@@ -2,6 +2,7 @@
 
 `slicings` (one document cut up by one profile) 1 ─ n `slices`, 1 ─ n `slicing_attempts` (each program that ran for it)
 and 1 ─ n `slicing_notices` (who was told). `slicer_breakers` has a row a profile, and `breaker_transitions` their past.
+`slicing_leavings` knows the files of slicings that are deleted, until they are.
 """
 
 from __future__ import annotations
@@ -212,6 +213,20 @@ class SlicingNoticeRow(SQLModel, table=True):
     error: str | None = Field(default=None, sa_column=Column(PageText(500)))
 
 
+class SlicingLeavingRow(SQLModel, table=True):
+    """A run of a slicing whose rows are deleted and whose files may not be yet; points at nothing.
+
+    Attributes:
+        run_id: The run; empty where the slicing had none.
+    """
+
+    __tablename__ = "slicing_leavings"
+
+    sha256: str = Field(max_length=64, primary_key=True)
+    profile: str = Field(max_length=64, primary_key=True)
+    run_id: str = Field(max_length=64, primary_key=True)
+
+
 class SlicerBreakerRow(SQLModel, table=True):
     """The breaker over one profile's slicer. Written by compare-and-set on `version`.
 
@@ -284,6 +299,7 @@ __all__ = [
     "SliceRow",
     "SlicerBreakerRow",
     "SlicingAttemptRow",
+    "SlicingLeavingRow",
     "SlicingNoticeRow",
     "SlicingRow",
 ]

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sqlmodel import Session, select
+from sqlmodel import Session, func, select
 
 from nightmill.contracts import FinishSlicing, SlicingErrorCode, SlicingRef, SlicingStatus, TextSource
 from nightmill.contracts.slicing import MAX_NOTICES
@@ -24,6 +24,9 @@ from nightmill.storage.columns import storable
 from nightmill.storage.slices import NewSlice, replace_slices
 from nightmill.storage.slicing_models import SlicingRow
 from nightmill.storage.slicing_reads import SlicingReads, load_slicing, shown_name
+
+if TYPE_CHECKING:
+    from nightmill.storage.engine import Database
 
 _RESULTS = (SlicingStatus.SLICED, SlicingStatus.NEEDS_REVIEW)
 _CLOCK_PUT_BACK = timedelta(hours=1)  # no process hangs that long and still writes; a clock may well be an hour wrong
@@ -257,6 +260,8 @@ class SlicingRepository(SlicingReads):
 
     def _made(self, session: Session, sha256: str, profile: str, now: datetime) -> SlicingRow:
         """Return the document's row, locked; made if there is none."""
+        # Before the row: a prune that holds the PDF may be about to delete that.
+        hold_pdf(self.database, session, sha256, alone=False)
         new = SlicingRow(
             sha256=sha256,
             profile=profile,
@@ -280,6 +285,23 @@ class SlicingRepository(SlicingReads):
                 raise SlicingSuperseded(f"{shown_name(row)}: this run has ended as {row.status}")
             yield row
             session.add(row)
+
+
+def hold_pdf(database: Database, session: Session, sha256: str, *, alone: bool) -> bool:
+    """Keep others from deleting what is kept of a PDF until the transaction ends; alone, from making rows of it, too.
+
+    Whoever wants it alone does not wait, so that nobody waits in line behind a prune.
+
+    Returns:
+        Whether it is held; False where somebody else holds it who was to be kept out.
+    """
+    if database.dialect == "sqlite":  # has one writer at a time anyway
+        return True
+    key = int.from_bytes(bytes.fromhex(sha256[:16]), "big", signed=True)
+    if alone:
+        return bool(session.exec(select(func.pg_try_advisory_xact_lock(key))).one())
+    session.exec(select(func.pg_advisory_xact_lock_shared(key)))
+    return True
 
 
 def _begin(row: SlicingRow, ref: SlicingRef, asked_at: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Batches that ended at different times, made by the real repositories, with the files that harvests leave."""
+"""Batches and slicings that ended at different times, made by the real repositories, with the files that they leave."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ import pytest
 from sqlalchemy import text
 
 from nightmill.completions.requests import StoredRequest
-from nightmill.contracts import BatchStatus
+from nightmill.contracts import BatchStatus, FinishSlicing, ProgramOutcome, SlicingRef, SlicingStatus
 from nightmill.retention.pruning import Pruner
+from nightmill.slicing import keys
 from nightmill.storage.batches import BatchRepository
 from nightmill.storage.engine import Database
 from nightmill.storage.files import LocalFileStore
 from nightmill.storage.models import BatchRow, ProviderBatchRow
 from nightmill.storage.outcomes import NewOutcome, OutcomeRepository, Position
 from nightmill.storage.requests import RequestRepository
+from nightmill.storage.slices import NewSlice
+from nightmill.storage.slicing_attempts import AttemptRepository, NewAttempt
+from nightmill.storage.slicing_notices import NoticeRepository
+from nightmill.storage.slicings import SlicingRepository
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MONTH = timedelta(days=30)
+SECOND = timedelta(seconds=1)
 ROWS = ("completions", "outcomes")
 
 
@@ -137,6 +143,46 @@ class Scene:
     def stored(self) -> list[str]:
         """Return what the file storage holds."""
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+
+def ref(run: str = "r1", digit: str = "a", profile: str = "gazette") -> SlicingRef:
+    return SlicingRef(sha256=digit * 64, profile=profile, run_id=run)
+
+
+class Slicer:
+    """PDFs, sliced by the real repositories, with the files of their runs."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.files = scene, scene.files
+        self.slicings = SlicingRepository(scene.database)
+        self.attempts = AttemptRepository(scene.database)
+        self.notices = NoticeRepository(scene.database)
+
+    def sliced(
+        self,
+        which: SlicingRef,
+        days: float,
+        *,
+        status: SlicingStatus = SlicingStatus.SLICED,
+        notify: tuple[str, ...] = (),
+    ) -> None:
+        self.files.write(keys.original(which.sha256), [b"%PDF" * 10])
+        self.slicings.open(which, name="g", source="g", size=40, notify=notify, metadata=None, now=ago(days + 0.1))
+        self.attempts.record(
+            NewAttempt(
+                ref=which, attempt=1, step="slice", command="c", started_at=ago(days), duration=SECOND, exit_code=0
+            )
+        )
+        for key in (keys.slice_file(which, 0), keys.result(which), keys.raw_output(which, "slice", 1)):
+            self.files.write(key, [b"0123456789"])
+        slices = [NewSlice(position=0, start_page=0, end_page=3, file_key=keys.slice_file(which, 0), file_size=10)]
+        found = ProgramOutcome(slices=1, page_count=4)
+        self.slicings.finish(FinishSlicing(ref=which, status=status, result=found), slices, now=ago(days))
+
+    def asked_for(self, which: SlicingRef, days: float = 0) -> None:
+        self.slicings.add(
+            which.sha256, which.profile, name="g", source="stored:g", notify=[], metadata={}, now=ago(days)
+        )  # fmt: skip
 
 
 @pytest.fixture

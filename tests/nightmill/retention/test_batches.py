@@ -24,9 +24,10 @@ from nightmill.storage.audit_reads import AuditReads
 from nightmill.storage.engine import Database, open_database
 from nightmill.storage.files import LocalFileStore
 from nightmill.storage.pruning_batches import BatchPruning
+from nightmill.storage.pruning_slicings import SlicingPruning
 from nightmill.storage.repairs import Intent, RepairRepository
 from nightmill.storage.retries import failed_requests
-from tests.nightmill.retention.conftest import MONTH, NOW, ROWS, Scene, ago
+from tests.nightmill.retention.conftest import MONTH, NOW, ROWS, Scene, Slicer, ago, ref
 
 
 def test_of_a_deleted_batch_only_what_had_become_of_it_is_left(scene: Scene) -> None:
@@ -219,7 +220,7 @@ def in_another_process(url: str, folder: Path, act: Callable[[Pruner], Any], poi
 @pytest.mark.parametrize(
     ("point", "by_name"),
     [
-        *((point, False) for point in failpoints.PRUNE_POINTS if point != "prune.slicing_deleted"),
+        *((point, False) for point in failpoints.PRUNE_POINTS),
         ("prune.page_deleted", True),
     ],
 )
@@ -230,6 +231,9 @@ def test_a_deletion_that_is_killed_is_brought_to_its_end_by_the_next(
     scene.ended("b1", count=8)
     scene.ended("b2", 1)
     kept, summary = shown(scene, "b2"), scene.outcomes.summarize("b1")
+    slicings = SlicingPruning(scene.database)
+    if is_of_a_slicing := point.startswith("prune.slicing"):
+        Slicer(scene).sliced(ref(), 40)
     scene.database.close()
 
     def act(pruner: Pruner) -> None:
@@ -242,11 +246,13 @@ def test_a_deletion_that_is_killed_is_brought_to_its_end_by_the_next(
     assert scene.outcomes.summarize("b1") == summary
     with pytest.raises(BatchDeleted):
         scene.outcomes.results("b1")
-    assert BatchPruning(scene.database).half_deleted() == ["b1"]
+    half_deleted = ([], [("a" * 64, "gazette")]) if is_of_a_slicing else (["b1"], [])
+    assert (BatchPruning(scene.database).half_deleted(), slicings.half_deleted()) == half_deleted
+    assert scene.count(kinds=[Kind.BATCHES, Kind.SLICINGS])["slicings" if is_of_a_slicing else "batches"] == 1
     act(scene.pruner)
     assert scene.rows(*ROWS) == 4 + 3
     assert scene.stored() == ["batches/b2/0-0/output.jsonl"]
-    assert BatchPruning(scene.database).half_deleted() == []
+    assert (BatchPruning(scene.database).half_deleted(), slicings.half_deleted()) == ([], [])
     assert scene.outcomes.summarize("b1") == summary
     assert shown(scene, "b2") == kept
 

@@ -14,8 +14,7 @@ from nightmill.retention.model import Kind
 from nightmill.settings import DatabaseSettings
 from nightmill.slicing import keys
 from nightmill.storage.engine import open_database
-from tests.nightmill.retention.conftest import Scene
-from tests.nightmill.retention.test_others import Slicer, ref
+from tests.nightmill.retention.conftest import Scene, Slicer, ref
 
 FILES = [Kind.FILES]
 
