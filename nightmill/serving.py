@@ -26,6 +26,15 @@ KEEP_ALIVE = 5
 STOPS_WITHIN = 2
 """Seconds that open requests get when serving ends."""
 
+UNREAD = 4
+"""Times `KEEP_ALIVE` that nothing of an answer may go: a slow reader's system takes 256 kB at once, or nothing."""
+
+ON_THE_WAY = 64 * 1024
+"""Bytes of answers that our system holds for a connection, so that it takes more as soon as some are read.
+
+By itself Linux holds 4 MB, and takes more when a third of it is gone.
+"""
+
 
 class PortTaken(NotConfigured):
     """Another process listens on the port already."""
@@ -49,20 +58,27 @@ async def served(app: ASGIApp, host: str, port: int, *, setting: str) -> AsyncIt
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """Closes connections on which no whole question comes: uvicorn waits for ever, and only for so many at once."""
+        """Ends connections on which nothing moves: uvicorn waits for ever, and only for so many at once.
+
+        Either no whole question comes, or nobody reads the answers: then they stay in the transport, which not even
+        closing ends.
+        """
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.loop.call_later(KEEP_ALIVE, self._look, None)
+            self.loop.call_later(KEEP_ALIVE, self._look, (None, 0), 0)
 
-        def _look(self, seen: object) -> None:
-            if self.transport.is_closing():
+        def _look(self, seen: object, times: int) -> None:
+            unread = self.transport.get_write_buffer_size()
+            if self.transport.is_closing() and not unread:
                 return
-            waits = self.cycle is None or self.cycle.response_complete
-            if waits and self.cycle is seen:
+            works = self.cycle is not None and not self.cycle.response_complete and not unread
+            now = object() if works else (self.cycle, unread)
+            times = times + 1 if now == seen else 0
+            if times > (UNREAD if unread else 0):
                 self.transport.abort()
                 return
-            self.loop.call_later(KEEP_ALIVE, self._look, self.cycle if waits else object())
+            self.loop.call_later(KEEP_ALIVE, self._look, now, times)
 
     class Server(uvicorn.Server):
         """Leaves signals to the process."""
@@ -132,6 +148,7 @@ def _listen(host: str, port: int, setting: str) -> socket.socket:
         raise NotConfigured(f"{setting}: cannot listen on {host}: {error.strerror}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_THE_WAY)
         listener.bind(address)
         listener.listen(CONNECTIONS)
     except OSError as error:

@@ -7,6 +7,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -136,6 +137,71 @@ async def test_connections_on_which_no_whole_question_comes_do_not_keep_others_o
                 assert (await client.get(address)).text == "hello"
             for _, writer in silent:
                 writer.close()
+
+
+async def asked(address: str, *questions: bytes, takes: int) -> socket.socket:
+    """Return a connection on which something is asked, and whose system takes a few bytes before they are read."""
+    asking = socket.socket()
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, takes)
+    asking.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(asking, ("127.0.0.1", httpx.URL(address).port))
+    for each in questions:
+        await loop.sock_sendall(asking, each)
+        await asyncio.sleep(0.02)  # of many at once uvicorn refuses some
+    return asking
+
+
+def question(ends: str) -> bytes:
+    return f"GET / HTTP/1.1\r\nHost: x\r\nConnection: {ends}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("size", "questions"),
+    [
+        (8_000_000, [question("keep-alive")]),
+        (8_000_000, [question("close")]),
+        (2_000_000, [question("keep-alive")] * 8),
+    ],
+    ids=["a large answer", "one that ends the connection", "many answers"],
+)
+@in_a_loop
+async def test_clients_that_do_not_read_their_answers_do_not_keep_others_out(size: int, questions: list[bytes]) -> None:
+    answers = []
+
+    async def answer(_: Request) -> PlainTextResponse:
+        answers.append("x" * size)
+        return PlainTextResponse(answers[-1])
+
+    app = Starlette(routes=[Route("/", answer)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(serving, "CONNECTIONS", 3)
+        patched.setattr(serving, "KEEP_ALIVE", 0.2)
+        async with served(app, "127.0.0.1", 0, setting="PORT") as address, httpx.AsyncClient() as client:
+            unread = [await asked(address, *questions, takes=4096) for _ in range(2)]  # whoever comes third is too much
+            async with asyncio.timeout(20):
+                while len(answers) < len(unread):
+                    await asyncio.sleep(0.01)
+                while (await client.get(address)).status_code != HTTPStatus.OK:
+                    await asyncio.sleep(0.1)
+            for each in unread:
+                each.close()
+
+
+@in_a_loop
+async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+    size = 6_000_000
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("x" * size))])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(serving, "KEEP_ALIVE", 0.05)
+        async with served(app, "127.0.0.1", 0, setting="PORT") as address:
+            asking = await asked(address, question("close"), takes=50_000)
+            got = 0
+            while part := await asyncio.get_running_loop().sock_recv(asking, 200_000):
+                got += len(part)
+                await asyncio.sleep(len(part) / 3_000_000)
+            asking.close()
+            assert got > size
 
 
 @in_a_loop
