@@ -13,7 +13,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill.errors import InvalidInput, NotConfigured, TemporalUnreachable, WorkflowFailed
 
-_INPUT_FAILURES = frozenset({"InvalidInput", "AccountNotFound"})
+_INPUT_FAILURES = frozenset(
+    {"AccountNotFound", "BatchConflict", "BatchNotFound", "InvalidInput", "OverBudget", "RequestRefused"}
+)
+"""Types of failures that say that a workflow could not use its input; any other one is a bug."""
 
 
 @asynccontextmanager

@@ -24,11 +24,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
-from nightmill.client.failures import innermost
+from nightmill.client.failures import failure_of, innermost, unreachable, within
 from nightmill.client.streams import streamed
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
-from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable, WorkflowFailed
+from nightmill.errors import BatchConflict, BatchNotFound, InvalidInput, TemporalUnreachable
 from nightmill.settings import Settings, load_settings
 from nightmill.storage import schema
 from nightmill.storage.retries import failed_requests
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 WORKFLOW = "ModelCompletionBatch"
-
-_INPUT_FAILURES = frozenset({"InvalidInput", "OverBudget", "BatchNotFound", "BatchConflict", "RequestRefused"})
-"""Types of failures that say that a workflow could not use its input; any other one is a bug."""
 
 UPDATE_ANSWERS_WITHIN = timedelta(seconds=20)
 """How long an update waits for a worker to take it."""
@@ -228,17 +225,13 @@ class Nightmill:
             TemporalUnreachable: Temporal went away; waiting again goes on.
         """
         try:
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            async with within(timeout, f"batch {batch_id}"):
                 return await self._handle(batch_id).result()
-        except TimeoutError:
-            raise TimeoutError(f"batch {batch_id} has not ended within {timeout}; it goes on") from None
         except WorkflowFailureError as error:
             if isinstance(error.cause, CancelledError):
                 return await self.summary(batch_id)
-            failure = innermost(error)
-            if isinstance(failure, ApplicationError):
-                kind = InvalidInput if failure.type in _INPUT_FAILURES else WorkflowFailed
-                raise kind(f"batch {batch_id}: {failure.message}") from error
+            if isinstance(innermost(error), ApplicationError):
+                raise failure_of(f"batch {batch_id}", error) from error
             return await self._ended(batch_id)  # terminated or timed out: the rows know how it stands
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
@@ -342,7 +335,7 @@ class Nightmill:
     def _steering_error(batch_id: str, error: RPCError) -> BatchNotFound | TemporalUnreachable:
         if error.status is RPCStatusCode.NOT_FOUND:
             return BatchNotFound(f"no workflow of batch {batch_id} is running")
-        return TemporalUnreachable(f"batch {batch_id}: Temporal answered {error.message!r}")
+        return unreachable(f"batch {batch_id}", error)
 
 
 def _details(row: BatchRow) -> str:
