@@ -37,7 +37,8 @@ from nightmill.errors import (
     SyncSuperseded,
 )
 from nightmill.failpoints import fail_point
-from nightmill.storage.sync_state import Skip
+from nightmill.storage.document_syncs import NewText
+from nightmill.storage.sync_state import PageFacts, Rest, Skip
 
 if TYPE_CHECKING:
     from nightmill.documents.extractor import Extractor
@@ -214,9 +215,11 @@ class _Run:
         """Keep what is stored until a text that is so much shorter is seen again."""
         change = self._state.change_due()
         self._syncs.hold_shrunk(
-            self._row.id, self._token, fingerprint=reading.fingerprint, next_sync_at=self._state.looked_at_again(),
-            now=now(), done=change is None,
-        )  # fmt: skip
+            self._row.id,
+            self._token,
+            reading.fingerprint,
+            Rest(next_sync_at=self._state.looked_at_again(), pace=self._row.pace, now=now(), done=change is None),
+        )
         return Attempt(self._state.outcome(SyncResult.UNCHANGED, reason="shrunk", change=change))
 
     def _store(self, page: FetchedPage, reading: Reading, *, quiet: bool) -> Attempt:
@@ -231,26 +234,20 @@ class _Run:
         self._syncs.store_content(
             row.id,
             self._token,
-            content=content,
-            content_length=reading.length,
-            fingerprint=reading.fingerprint,
-            version=fingerprint_version(),
-            title=reading.title,
-            handled=silent,
+            NewText(
+                content=content,
+                length=reading.length,
+                fingerprint=reading.fingerprint,
+                version=fingerprint_version(),
+                source_type=reading.source_type,
+            ),
+            self._facts(page, reading),
+            Rest(next_sync_at=self._state.next(pace=1.0), pace=1.0, now=now(), done=silent),
             result=SyncResult.BASELINE if quiet else SyncResult.UPDATED,
-            source_type=reading.source_type,
-            etag=page.etag,
-            last_modified=page.last_modified,
-            raw_hash=page.raw_hash,
-            resolved_link=_if_other(page.url, row.link),
-            page_link=_if_other(reading.page_link, row.link),
-            next_sync_at=self._state.next(pace=1.0),
-            pace=1.0,
+            handled=silent,
             diff=diff,
             attempt=self._state.number,
             duration_ms=self._state.duration_ms,
-            now=now(),
-            done=silent,
             before_commit=lambda: fail_point("sync.in_transaction"),
         )
         fail_point("sync.saved")
@@ -268,22 +265,25 @@ class _Run:
         self._syncs.unchanged(
             row.id,
             self._token,
+            self._facts(page, reading),
+            Rest(next_sync_at=self._state.next(pace=pace), pace=pace, now=now(), done=change is None),
             result=result,
-            etag=page.etag,
-            last_modified=page.last_modified,
-            raw_hash=page.raw_hash if isinstance(page, FetchedPage) else None,
-            full_fetch=isinstance(page, FetchedPage),
-            title=reading.title if reading else None,
-            resolved_link=_if_other(page.url, row.link),
-            page_link=_if_other(reading.page_link, row.link) if reading else row.page_link,
             counted=self._asked.trigger is Trigger.SWEEP,
-            next_sync_at=self._state.next(pace=pace),
-            pace=pace,
-            now=now(),
-            done=change is None,
         )
         fail_point("sync.saved")
         return Attempt(self._state.outcome(result, change=change))
+
+    def _facts(self, page: FetchedPage | NotModified, reading: Reading | None) -> PageFacts:
+        """Return what is to be stored of the fetch; without a reading, what the page says of itself stays."""
+        row = self._row
+        return PageFacts(
+            etag=page.etag,
+            last_modified=page.last_modified,
+            raw_hash=page.raw_hash if isinstance(page, FetchedPage) else None,
+            title=reading.title if reading else None,
+            resolved_link=_if_other(page.url, row.link),
+            page_link=_if_other(reading.page_link, row.link) if reading else row.page_link,
+        )
 
     def _refused(self, error: PageRefused) -> Attempt:
         if isinstance(error, PageUnsupported) and error.reason == "pdf":

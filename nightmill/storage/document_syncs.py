@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from nightmill.contracts import (
     CompletionHandler,
@@ -26,19 +25,15 @@ from nightmill.storage.document_models import DocumentRow
 from nightmill.storage.stored_documents import load_document
 from nightmill.storage.sync_failures import SyncFailures
 from nightmill.storage.sync_state import (
+    PageFacts,
+    Rest,
     Skip,
     give_up,
     is_superseded,
-    link_or_none,
-    retitle,
     skip_reason,
     succeed,
-    validator_or_none,
+    take_facts,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 TOLERANCE = timedelta(minutes=1)
 """A sync that a sweep started may begin this much before the document is due: clocks and timers are not exact."""
@@ -65,6 +60,25 @@ class SyncStart:
     token: str
     attempt: int
     ticket: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewText:
+    """The text of a page.
+
+    Attributes:
+        content: Markdown, cut at `MAX_CONTENT`.
+        length: Characters of the whole text; where it is more than that of the content, that was cut.
+        fingerprint: Of the whole text.
+        version: What the fingerprint was computed by.
+        source_type: `html`, `text` or `markdown`.
+    """
+
+    content: str
+    length: int
+    fingerprint: str
+    version: str
+    source_type: str
 
 
 @dataclass(frozen=True)
@@ -134,19 +148,10 @@ class SyncRepository(SyncFailures):
         self,
         document_id: str,
         token: str,
+        facts: PageFacts,
+        rest: Rest,
         *,
         result: SyncResult,
-        etag: str | None,
-        last_modified: str | None,
-        raw_hash: str | None,
-        full_fetch: bool,
-        title: str | None,
-        resolved_link: str | None,
-        page_link: str | None,
-        next_sync_at: datetime | None,
-        pace: float,
-        now: datetime,
-        done: bool,
         counted: bool = True,
     ) -> None:
         """Store that the page says what it said: times and counters, and its title if that is a new one.
@@ -154,18 +159,9 @@ class SyncRepository(SyncFailures):
         Args:
             document_id: The document.
             token: The attempt.
+            facts: What the fetch told.
+            rest: How the document goes on.
             result: `unchanged` or `not_modified`.
-            etag: Validator for the next fetch.
-            last_modified: Likewise.
-            raw_hash: Of the body; None where no body came, which keeps the stored one.
-            full_fetch: Whether a body came.
-            title: The page's title; a blank one changes nothing.
-            resolved_link: Where redirects lead, if elsewhere.
-            page_link: What the page says its canonical link is, if something else.
-            next_sync_at: When it is due next.
-            pace: Adaptive interval.
-            now: Time of the end.
-            done: Whether the sync is over; if not, the handler is due.
             counted: Whether this says something about how often the page changes; a sync that a person asked for
                 does not.
 
@@ -177,42 +173,25 @@ class SyncRepository(SyncFailures):
             row = stored.row
             if row.consecutive_failures:
                 note = f"works again after {row.consecutive_failures} syncs that failed"
-                add_attempt(session, row, now, result, note=note)
-            retitle(row, title)
-            row.etag, row.last_modified = validator_or_none(etag), validator_or_none(last_modified)
-            row.resolved_link, row.page_link = link_or_none(resolved_link), link_or_none(page_link)
-            row.raw_hash = raw_hash or row.raw_hash
-            if full_fetch:
-                row.last_full_fetch_at = now
+                add_attempt(session, row, rest.now, result, note=note)
+            take_facts(row, facts, rest.now)
             row.consecutive_unchanged += counted
             row.shrunk_fingerprint = None
-            succeed(row, next_sync_at, pace, now, done=done)
+            succeed(row, rest)
 
     def store_content(
         self,
         document_id: str,
         token: str,
+        text: NewText,
+        facts: PageFacts,
+        rest: Rest,
         *,
-        content: str,
-        content_length: int,
-        fingerprint: str,
-        version: str,
-        title: str | None,
-        handled: bool,
         result: SyncResult,
-        source_type: str,
-        etag: str | None,
-        last_modified: str | None,
-        raw_hash: str | None,
-        resolved_link: str | None,
-        page_link: str | None,
-        next_sync_at: datetime | None,
-        pace: float,
+        handled: bool,
         diff: ParagraphDiff,
         attempt: int,
         duration_ms: int,
-        now: datetime,
-        done: bool,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """Store the page's new text, title and fingerprint together.
@@ -220,27 +199,15 @@ class SyncRepository(SyncFailures):
         Args:
             document_id: The document.
             token: The attempt.
-            content: Markdown, cut at `MAX_CONTENT`.
-            content_length: Characters of the whole text; where it is more than that of the content, that was cut.
-            fingerprint: Of the whole text.
-            version: What the fingerprint was computed by.
-            title: The page's title; a blank one keeps the present one.
+            text: What the page says.
+            facts: What the fetch told besides.
+            rest: How the document goes on.
+            result: `updated` or `baseline`.
             handled: Whether nobody is to be told of it, so that it counts as told: there is no handler, or only the
                 fingerprint is of another making.
-            result: `updated` or `baseline`.
-            source_type: `html`, `text` or `markdown`.
-            etag: Validator for the next fetch.
-            last_modified: Likewise.
-            raw_hash: Of the body.
-            resolved_link: Where redirects lead, if elsewhere.
-            page_link: What the page says its canonical link is, if something else.
-            next_sync_at: When it is due next.
-            pace: Adaptive interval.
             diff: What changed, for the history.
             attempt: Number of the attempt, likewise.
             duration_ms: Milliseconds that it took, likewise.
-            now: Time of the end.
-            done: Whether the sync is over; if not, the handler is due.
             before_commit: Called when everything is written.
 
         Raises:
@@ -252,45 +219,29 @@ class SyncRepository(SyncFailures):
             add_event(
                 session,
                 row,
-                now,
+                rest.now,
                 result=result,
                 old_fingerprint=row.content_fingerprint,
-                new_fingerprint=fingerprint,
+                new_fingerprint=text.fingerprint,
                 added=diff.added,
                 removed=diff.removed,
                 attempt=attempt,
                 duration_ms=duration_ms,
             )
-            retitle(row, title)
+            take_facts(row, facts, rest.now)
             if handled:
-                row.handled_fingerprint = fingerprint
-            row.content_fingerprint, row.fingerprint_version = fingerprint, version
-            row.content_length, row.content_cut = content_length, content_length > len(content)
-            row.source_type = source_type
-            row.etag, row.last_modified, row.raw_hash = (
-                validator_or_none(etag),
-                validator_or_none(last_modified),
-                raw_hash,
-            )
-            row.resolved_link, row.page_link = link_or_none(resolved_link), link_or_none(page_link)
-            row.last_full_fetch_at = now
+                row.handled_fingerprint = text.fingerprint
+            row.content_fingerprint, row.fingerprint_version = text.fingerprint, text.version
+            row.content_length, row.content_cut = text.length, text.length > len(text.content)
+            row.source_type = text.source_type
             row.consecutive_unchanged = row.consecutive_unchanged if result is SyncResult.BASELINE else 0
             row.shrunk_fingerprint = None
-            succeed(row, next_sync_at, pace, now, done=done)
+            succeed(row, rest)
             session.add(row)
-            keep_version(session, row, content, now)
+            keep_version(session, row, text.content, rest.now)
             before_commit()
 
-    def hold_shrunk(
-        self,
-        document_id: str,
-        token: str,
-        *,
-        fingerprint: str,
-        next_sync_at: datetime | None,
-        now: datetime,
-        done: bool,
-    ) -> None:
+    def hold_shrunk(self, document_id: str, token: str, fingerprint: str, rest: Rest) -> None:
         """Remember that the page's text was much shorter, and keep what is stored until it is seen again.
 
         The validators are forgotten: with them the page would answer "not modified" and the text never be seen again.
@@ -304,7 +255,7 @@ class SyncRepository(SyncFailures):
             add_attempt(
                 session,
                 row,
-                now,
+                rest.now,
                 SyncResult.UNCHANGED,
                 note="the text shrank to a small part: kept as it was until that is seen again",
                 old_fingerprint=row.content_fingerprint,
@@ -312,5 +263,5 @@ class SyncRepository(SyncFailures):
             )
             row.shrunk_fingerprint = fingerprint
             row.etag = row.last_modified = row.raw_hash = None
-            row.last_full_fetch_at = now
-            succeed(row, next_sync_at, row.pace, now, done=done)
+            row.last_full_fetch_at = rest.now
+            succeed(row, rest)

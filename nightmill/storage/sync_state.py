@@ -34,6 +34,44 @@ class Skip:
     reason: Literal["gone", "disabled", "auto_sync_off", "not_due"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageFacts:
+    """What a fetch told of a page, beside its text.
+
+    Attributes:
+        etag: Validator for the next fetch.
+        last_modified: Likewise.
+        raw_hash: Of the body; None where no body came, which keeps the stored one.
+        title: The page's title; a blank one changes nothing.
+        resolved_link: Where redirects lead, if elsewhere.
+        page_link: What the page says its canonical link is, if something else.
+    """
+
+    etag: str | None
+    last_modified: str | None
+    raw_hash: str | None
+    title: str | None
+    resolved_link: str | None
+    page_link: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """How a document goes on after a sync that succeeded.
+
+    Attributes:
+        next_sync_at: When it is due next.
+        pace: Adaptive interval.
+        now: Time of the end.
+        done: Whether the sync is over; if not, the handler is due.
+    """
+
+    next_sync_at: datetime | None
+    pace: float
+    now: datetime
+    done: bool
+
+
 def is_superseded(row: DocumentRow, scheduled_at: datetime | None) -> bool:
     """Whether an attempt that was scheduled later than this one has begun.
 
@@ -92,14 +130,14 @@ def put_to_rest(row: DocumentRow) -> None:
     row.sync_step = row.next_attempt_at = row.gate_at = row.queued_until = None
 
 
-def succeed(row: DocumentRow, next_sync_at: datetime | None, pace: float, now: datetime, *, done: bool) -> None:
+def succeed(row: DocumentRow, rest: Rest) -> None:
     """Note a success: with the handler yet to be told, the sync goes on as `updating`."""
     put_to_rest(row)
-    row.sync_status = SyncStatus.SYNCED if done else SyncStatus.SYNCING
-    row.sync_step = None if done else SyncStep.UPDATING
+    row.sync_status = SyncStatus.SYNCED if rest.done else SyncStatus.SYNCING
+    row.sync_step = None if rest.done else SyncStep.UPDATING
     row.last_sync_error_code = row.last_sync_error_reason = None
-    row.last_synced_at, row.next_sync_at, row.pace = now, next_sync_at, pace
-    if done or row.consecutive_failures:
+    row.last_synced_at, row.next_sync_at, row.pace = rest.now, rest.next_sync_at, rest.pace
+    if rest.done or row.consecutive_failures:
         row.needs_attention = None  # otherwise it is about the handler, which is yet to be told
     row.consecutive_failures = row.gone_days = 0
     row.gone_on = None
@@ -112,17 +150,21 @@ def wait_for_next_attempt(row: DocumentRow, code: SyncErrorCode, reason: str | N
     row.sync_step, row.next_attempt_at = None, retry_at
 
 
-def retitle(row: DocumentRow, title: str | None) -> None:
-    """Take the page's title over unless it is blank."""
-    if title and title.strip():
-        row.name = title.strip()
+def take_facts(row: DocumentRow, facts: PageFacts, now: datetime) -> None:
+    """Take over what a fetch told; where no body came, what is known of the last one stays."""
+    if facts.title and facts.title.strip():
+        row.name = facts.title.strip()
+    row.etag, row.last_modified = _validator_or_none(facts.etag), _validator_or_none(facts.last_modified)
+    row.resolved_link, row.page_link = _link_or_none(facts.resolved_link), _link_or_none(facts.page_link)
+    if facts.raw_hash is not None:
+        row.raw_hash, row.last_full_fetch_at = facts.raw_hash, now
 
 
-def validator_or_none(value: str | None) -> str | None:
+def _validator_or_none(value: str | None) -> str | None:
     """Return what can be sent back to the site, or None."""
     return value if value and len(value) <= _MAX_VALIDATOR and value.isprintable() else None
 
 
-def link_or_none(link: str | None) -> str | None:
+def _link_or_none(link: str | None) -> str | None:
     """Return a link of bearable length, or None."""
     return link if link and len(link) <= _MAX_LINK else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
@@ -13,17 +14,26 @@ from nightmill.contracts import GONE, ParagraphDiff, SyncErrorCode, SyncResult, 
 from nightmill.errors import DocumentNotFound, SyncSuperseded
 from nightmill.storage.accounts import AccountRepository
 from nightmill.storage.document_models import DocumentRow
-from nightmill.storage.document_syncs import Skip, SyncRepository, SyncStart
+from nightmill.storage.document_syncs import NewText, Skip, SyncRepository, SyncStart
 from nightmill.storage.documents import DocumentRepository
 from nightmill.storage.engine import Database
+from nightmill.storage.sync_state import PageFacts, Rest
 
-FACTS: dict[str, Any] = {
-    "etag": '"1"',
-    "last_modified": "Mon, 02 Mar 2026 11:00:00 GMT",
-    "raw_hash": "r1",
-    "resolved_link": None,
-    "page_link": None,
-}
+FACTS = PageFacts(
+    etag='"1"',
+    last_modified="Mon, 02 Mar 2026 11:00:00 GMT",
+    raw_hash="r1",
+    title=None,
+    resolved_link=None,
+    page_link=None,
+)
+
+_T = TypeVar("_T", PageFacts, NewText, Rest)
+
+
+def with_its_own(given: _T, changes: dict[str, Any]) -> _T:
+    """Return it with those of the changes that are its fields, which are taken out of them."""
+    return replace(given, **{name: changes.pop(name) for name in list(changes) if hasattr(given, name)})
 
 
 class Lab:
@@ -45,36 +55,30 @@ class Lab:
         return begun
 
     def store(self, token: str, fingerprint: str = "f1", hours: float = 0, **changes: Any) -> None:
-        given = FACTS | {
-            "content": f"text of {fingerprint}",
-            "content_length": len(f"text of {fingerprint}"),
-            "fingerprint": fingerprint,
-            "version": "v1",
-            "title": "Prices",
-            "handled": False,
-            "result": SyncResult.UPDATED,
-            "source_type": "html",
-            "next_sync_at": self.at(hours + 24),
-            "pace": 1.0,
-            "diff": ParagraphDiff(added=1),
-            "attempt": 1,
-            "duration_ms": 20,
-            "now": self.at(hours),
-            "done": True,
-        }
-        self.syncs.store_content("d1", token, **given | changes)
+        content = f"text of {fingerprint}"
+        text = NewText(content=content, length=len(content), fingerprint=fingerprint, version="v1", source_type="html")
+        self.syncs.store_content(
+            "d1",
+            token,
+            with_its_own(text, changes),
+            with_its_own(replace(FACTS, title="Prices"), changes),
+            with_its_own(self.rest(hours), changes),
+            **{
+                "result": SyncResult.UPDATED,
+                "handled": False,
+                "diff": ParagraphDiff(added=1),
+                "attempt": 1,
+                "duration_ms": 20,
+                **changes,
+            },
+        )
 
     def unchanged(self, token: str, hours: float = 0, **changes: Any) -> None:
-        given = FACTS | {
-            "result": SyncResult.UNCHANGED,
-            "full_fetch": True,
-            "title": None,
-            "next_sync_at": self.at(hours + 24),
-            "pace": 1.0,
-            "now": self.at(hours),
-            "done": True,
-        }
-        self.syncs.unchanged("d1", token, **given | changes)
+        facts, rest = with_its_own(FACTS, changes), with_its_own(self.rest(hours), changes)
+        self.syncs.unchanged("d1", token, facts, rest, **{"result": SyncResult.UNCHANGED, **changes})
+
+    def rest(self, hours: float = 0) -> Rest:
+        return Rest(next_sync_at=self.at(hours + 24), pace=1.0, now=self.at(hours), done=True)
 
     def failed(self, token: str, code: SyncErrorCode = SyncErrorCode.NOT_FOUND, hours: float = 0) -> int:
         return self.syncs.failed(
@@ -127,7 +131,7 @@ def test_only_the_attempt_that_began_last_may_write(lab: Lab) -> None:
         lambda: lab.transient(late),
         lambda: lab.failed(late),
         lambda: lab.syncs.skip("d1", late, reason="pdf", next_sync_at=None, now=lab.at()),
-        lambda: lab.syncs.hold_shrunk("d1", late, fingerprint="s", next_sync_at=None, now=lab.at(), done=True),
+        lambda: lab.syncs.hold_shrunk("d1", late, "s", lab.rest()),
         lambda: lab.syncs.unexpected("d1", late, reason=None, retry_at=lab.at(), note=None, now=lab.at()),
     ]
     before = lab.row.model_dump()
@@ -157,7 +161,7 @@ def test_a_new_text_its_title_and_its_fingerprint_are_stored_together_or_not_at_
     row = lab.row
     assert (row.content_fingerprint, row.name, row.sync_step) == (None, None, SyncStep.FETCHING)
     assert lab.documents.versions("d1") == lab.documents.history("d1") == []
-    lab.store(begun.token, content="a\0b\ud800", content_length=7, done=False)
+    lab.store(begun.token, content="a\0b\ud800", length=7, done=False)
     row, content = lab.row, lab.documents.content("d1")
     assert (row.content_fingerprint, row.handled_fingerprint, row.name) == ("f1", None, "Prices")
     assert (row.sync_status, row.sync_step) == (SyncStatus.SYNCING, SyncStep.UPDATING)
@@ -184,7 +188,7 @@ def test_what_nobody_wants_to_be_told_counts_as_told(lab: Lab) -> None:
 
 def test_an_unchanged_page_moves_times_and_counters_only(lab: Lab) -> None:
     lab.store(lab.begin().token)
-    lab.unchanged(lab.begin("run2", hours=1).token, hours=1, raw_hash=None, full_fetch=False, pace=1.5)
+    lab.unchanged(lab.begin("run2", hours=1).token, hours=1, raw_hash=None, pace=1.5)
     row = lab.row
     assert (row.consecutive_unchanged, row.pace, row.raw_hash) == (1, 1.5, "r1")
     assert (row.last_synced_at, row.last_full_fetch_at, row.next_sync_at) == (lab.at(1), lab.at(0), lab.at(25))
@@ -204,7 +208,7 @@ def test_five_texts_are_kept_and_beyond_them_the_one_that_the_handler_knows(lab:
     assert (known := lab.documents.content("d1", "f0")) is not None
     assert known.content == "text of f0"
     assert lab.documents.content("d1", "f1") is None
-    lab.store(lab.begin("again").token, "f5", hours=9, content="text of f5, laid out anew", content_length=25)
+    lab.store(lab.begin("again").token, "f5", hours=9, content="text of f5, laid out anew", length=25)
     assert [version.fingerprint for version in lab.documents.versions("d1")] == ["f5", "f8", "f7", "f6", "f4", "f0"]
     assert (present := lab.documents.content("d1")) is not None
     assert present.content == "text of f5, laid out anew"
@@ -277,8 +281,7 @@ def test_days_on_which_a_page_is_gone_are_counted_until_it_comes_back(lab: Lab) 
 
 def test_a_text_that_shrank_is_held_and_the_site_is_asked_for_the_whole_page_again(lab: Lab) -> None:
     lab.store(lab.begin().token)
-    given = {"fingerprint": "short", "next_sync_at": lab.at(2), "now": lab.at(1), "done": True}
-    lab.syncs.hold_shrunk("d1", lab.begin("run2").token, **given)
+    lab.syncs.hold_shrunk("d1", lab.begin("run2").token, "short", replace(lab.rest(1), next_sync_at=lab.at(2)))
     row = lab.row
     assert (row.content_fingerprint, row.shrunk_fingerprint, row.sync_status) == ("f1", "short", SyncStatus.SYNCED)
     assert (row.etag, row.last_modified, row.raw_hash, row.next_sync_at) == (None, None, None, lab.at(2))
