@@ -13,7 +13,7 @@ from textwrap import dedent
 LANGUAGES = ("console", "python", "json")
 
 _BLOCK = re.compile(r"((?:^ *<!--[^\n]*-->\n)*)^ *```(\w+)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-_NOTE = re.compile(r"<!-- (not run|given|stays until|exits with \d+|with|shape of): (.*?) -->")
+_NOTE = re.compile(r"<!-- (not run|given|then|stays until|exits with \d+|with|shape of): (.*?) -->")
 
 
 class UnknownNote(ValueError):
@@ -31,6 +31,7 @@ class Block:
         text: What it says.
         not_run: Why it cannot be run here; empty: it is run.
         given: What must be there before it, which the page takes for granted: lines of a shell, or of Python.
+        then: What is to hold after it: lines of Python, below the block's own.
         stays_until: Its last command stays in the foreground; it is up once it prints this. Empty: it ends.
         exits: The exit codes of commands that do not end with 0, by the command, or by how it begins and a `*`.
         fillers: What stands for the words that a reader is to replace.
@@ -43,6 +44,7 @@ class Block:
     text: str
     not_run: str = ""
     given: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()
     stays_until: str = ""
     exits: dict[str, int] = field(default_factory=dict)
     fillers: dict[str, str] = field(default_factory=dict)
@@ -89,6 +91,7 @@ def _block(page: Path, line: int, language: str, body: str, comments: str) -> Bl
         body,
         not_run="; ".join(notes.get("not run", ())),
         given=tuple(notes.get("given", ())),
+        then=tuple(notes.get("then", ())),
         stays_until="".join(notes.get("stays until", ())),
         exits={one: int(note.split()[-1]) for note, found in notes.items() if note[:5] == "exits" for one in found},
         fillers=dict(filler.split("=", 1) for filler in notes.get("with", ())),

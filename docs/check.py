@@ -6,6 +6,7 @@ does not:
 
     <!-- not run: REASON -->                  it cannot be run here; listed at the end
     <!-- given: LINE -->                      what the page takes for granted, run first
+    <!-- then: LINE -->                       below a block of Python: what is to hold after it
     <!-- stays until: TEXT -->                the last command stays in the foreground and is up once it prints this
     <!-- exits with 3: COMMAND -->            this one does not end with 0; `nightmill prune *`: what begins so;
                                               `Ctrl-C`: what stays, when it is interrupted
@@ -133,7 +134,7 @@ def free_ports(count: int) -> list[int]:
 def steps_of(block: Block, surroundings: Surroundings) -> Iterator[tuple[str, str]]:
     """Yield what is shown of each command, and what is run; what is given first."""
     if block.language == "python":
-        text = surroundings.substituted("\n".join([*block.given, block.text]), block)
+        text = surroundings.substituted("\n".join([*block.given, block.text, *block.then]), block)
         file = surroundings.folder / f"{block.page.stem}-{block.line}.py"
         file.write_text(text)
         yield (f"python block at line {block.line}", f"python -W error -c {shlex.quote(RUN_PYTHON)} {file}")

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/settings.md, README.md, docs/metrics.md and docs/jobs.md from the code: `make docs`."""
+"""Writes the tables of README.md and docs/{settings,metrics,python,jobs}.md from the code: `make docs`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs import jobs_tables
+from nightmill import client, errors
 from nightmill.settings import AccountKeySettings, ProviderSettings, Settings
 from nightmill.telemetry.metrics import METRICS
 
@@ -38,6 +39,10 @@ FIRST = (
 
 METRICS_BEGIN, METRICS_END = "<!-- metrics: written by `make docs` -->", "<!-- end of metrics -->"
 METRICS_HEAD = "| metric | in Prometheus | kind, unit | labels | meaning | recorded when |\n" + "| --- " * 6 + "|\n"
+
+ERRORS_BEGIN, ERRORS_END = "<!-- errors: written by `make docs` -->", "<!-- end of errors -->"
+ERRORS_HEAD = "| error | `code` | meaning | the same call may succeed later |\n" + "| --- " * 4 + "|\n"
+BASES = {errors.NightmillError, errors.TransientError, errors.PermanentError}
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,18 @@ def metrics_table() -> str:
     return METRICS_HEAD + "".join(lines)
 
 
+def errors_table() -> str:
+    """Return one table of the errors that the client's calls raise, in the order of their tree."""
+    lines = []
+    for error in vars(errors).values():
+        is_error = isinstance(error, type) and issubclass(error, errors.NightmillError)
+        if is_error and error.__name__ in client.__all__ and error not in BASES:
+            may_pass = "yes" if issubclass(error, errors.TransientError) else "no"
+            meaning = (error.__doc__ or "").splitlines()[0].rstrip(".").replace("|", "/")
+            lines.append(f"| `{error.__name__}` | `{error.code}` | {meaning} | {may_pass} |\n")
+    return ERRORS_HEAD + "".join(lines)
+
+
 def filled(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the text with the table between its two marks.
 
@@ -194,6 +211,8 @@ def pages() -> dict[Path, str]:
     found = {path: filled(path.read_text(), table) for path, table in tables.items()}
     page = ROOT / "docs" / "metrics.md"
     found[page] = filled(page.read_text(), metrics_table(), METRICS_BEGIN, METRICS_END)
+    page = ROOT / "docs" / "python.md"
+    found[page] = filled(page.read_text(), errors_table(), ERRORS_BEGIN, ERRORS_END)
     page = ROOT / "docs" / "jobs.md"
     found[page] = page.read_text()
     for name, table in jobs_tables.tables().items():

@@ -20,7 +20,7 @@ from docs.blocks import LANGUAGES, UnknownNote, blocks_of, commands_of
 from docs.check import Surroundings, difference_of, failures_of
 from docs.jobs_tables import AREAS, activities, kinds_by_activity
 from docs.shell import Shell
-from nightmill import ids
+from nightmill import client, ids
 from nightmill.assembly import Assembly
 from nightmill.cli.app import app
 from nightmill.completions.requests import read_requests
@@ -46,6 +46,7 @@ from nightmill.contracts import (
     SyncErrorCode,
     SyncResult,
 )
+from nightmill.errors import NightmillError
 from nightmill.sandbox.faults import ACTIONS
 from nightmill.sandbox.profile import Profile
 from nightmill.settings import AccountKeySettings, DocumentSettings, PlanSettings, Settings
@@ -274,6 +275,14 @@ def test_recovery_names_every_finding_repair_schedule_setting_input_and_metric()
         assert f"`{metric}`" in text, metric
 
 
+def test_python_names_every_call_error_and_type_of_options() -> None:
+    text = page_of("docs/python.md")
+    for name in client.__all__:
+        found = getattr(client, name)
+        if name.endswith("Options") or not isinstance(found, type) or issubclass(found, NightmillError):
+            assert f"`{name}`" in text, name
+
+
 def test_tests_that_are_named_exist() -> None:
     named = set(re.findall(r"`(tests/[\w/]+\.py)`", TEXT))
     assert len(named) > 30
@@ -363,6 +372,7 @@ def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
         "exit_with() { return $1; }\nexit_with 3\nexit_with 4\ntouch never\n```\n"
         "<!-- stays until: up -->\n```console\necho no; false\n```\n"
         '<!-- shape of: echo \'{"b": 1}\' -->\n```json\n{"a": 1}\n```\n'
+        "<!-- then: if found: -->\n<!-- then:     assert found == 1 -->\n```python\nfound = 2\n```\n"
         "<!-- stays until: up -->\n<!-- exits with 130: Ctrl-C -->\n```console\n"
         "python -c 'import time; print(\"up\", flush=True); time.sleep(60)' 2>/dev/null\n```\n"
     )
@@ -376,6 +386,7 @@ def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
         [("exit_with 4", "exit code 4 instead of 0")],
         [("echo no; false", "does not come up: never printed 'up'")],
         [("echo '{\"b\": 1}'", "has another shape: ['.a', '.b']")],
+        [("python block at line 23", "exit code 1 instead of 0")],
         [],
     ]
     assert "no" in found[2][0].ended.output

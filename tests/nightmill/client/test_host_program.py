@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from nightmill import client
+from nightmill import client, errors
 from nightmill.client.documents import Documents
 from nightmill.client.nightmill import read_input
 from nightmill.client.slicings import Slicings
@@ -226,3 +227,12 @@ def test_importing_the_client_loads_neither_temporal_nor_the_database_and_every_
     for name in client.__all__:
         assert getattr(client, name) is not None, name
     assert set(client.__all__) <= set(dir(client))
+
+
+def test_every_error_that_a_call_says_it_raises_is_there() -> None:
+    folder = Path(client.__file__).parent
+    modules = ("__init__", "nightmill", "documents", "document_syncs", "slicings", "recovery", "retention")
+    text = "".join((folder / f"{name}.py").read_text() for name in modules)
+    said = set(re.findall(r"^ {8,12}([A-Z]\w+): ", text, re.MULTILINE)) & set(vars(errors))
+    assert len(said) > 15
+    assert said <= set(client.__all__)
