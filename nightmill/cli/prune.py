@@ -63,7 +63,7 @@ def prune(
     from nightmill.client.retention import kinds_of, pruner_of
 
     age = duration_of(older_than, "--older-than")
-    words = [word.strip() for given in only or () for word in given.split(",") if word.strip()]
+    words = None if only is None else [word.strip() for each in only for word in each.split(",") if word.strip()]
     kinds, now, as_json = kinds_of(words), datetime.now(UTC), wants_json(json_)
     if not (dry_run or yes or _can_ask()):
         chosen = f" --only {','.join(words)}" if words else ""
@@ -76,7 +76,7 @@ def prune(
             if dry_run or going.is_empty:
                 _print(going, dry_run=True, as_json=as_json)
                 return
-            _print(going, dry_run=True, as_json=False)
+            _show(going, as_json=as_json)
             _insist("Delete all this?")
             total = sum(pile.number for pile in going.piles.values())
         try:
@@ -141,6 +141,18 @@ def _insist(question: str) -> None:
 
 def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _show(going: Tally, *, as_json: bool) -> None:
+    """Show to whoever is asked what would go; on standard error where the output is for JSON alone."""
+    if not as_json:
+        _print(going, dry_run=True, as_json=False)
+        return
+    for pile in going.piles.values():
+        if pile.number:
+            size = "" if pile.bytes is None else size_of(pile.bytes)
+            cells = (pile.kind.value, f"{pile.number:,}", size, _SORTS.get(pile.what, pile.what))
+            note("  ".join(cell for cell in cells if cell))
 
 
 def _print(tally: Tally, *, dry_run: bool, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class Retention:
         self,
         older_than: timedelta,
         *,
-        only: Collection[str] = (),
+        only: Collection[str] | None = None,
         dry_run: bool = False,
         on_progress: Tell = lambda _: None,
     ) -> list[Pile]:
@@ -41,7 +41,7 @@ class Retention:
 
         Args:
             older_than: A day at least.
-            only: Words of `nightmill.retention.model.Kind`; by default all of them.
+            only: Words of `nightmill.retention.model.Kind`, one at least; None: all but `files`.
             dry_run: Delete nothing, and return what would be deleted.
             on_progress: Called with a pile whenever it has grown, from another thread.
 
@@ -74,14 +74,19 @@ def pruner_of(assembly: Assembly) -> Pruner:
     return Pruner(assembly.database, assembly.files)
 
 
-def kinds_of(words: Collection[str]) -> tuple[Kind, ...]:
-    """Return the kinds that are named, all where none is.
+def kinds_of(words: Collection[str] | None) -> tuple[Kind, ...]:
+    """Return the kinds that are named; all but `files` where nobody says which.
 
     Raises:
-        InvalidInput: There is no such kind.
+        InvalidInput: There is no such kind, or none is named: an empty variable must not mean everything.
     """
+    if words is None:
+        return USUAL
     known = [kind.value for kind in Kind]
     for word in words:
         if word not in known:
             raise InvalidInput(f"only: {word[:40]!r} is unknown; known are {', '.join(known)}")
-    return tuple(Kind(word) for word in words) or USUAL
+    if not words:
+        usual = ", ".join(USUAL)
+        raise InvalidInput(f"only: names nothing; name some of {', '.join(known)}, or leave it out for {usual}")
+    return tuple(Kind(word) for word in words)

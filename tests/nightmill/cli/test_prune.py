@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import sys
@@ -74,13 +75,16 @@ def test_where_nobody_can_be_asked_the_line_to_use_is_named(cli: Cli, scene: Sce
         (["--older-than", "30"], "younger than a day is never pruned"),
         (["--older-than", "a while"], "--older-than: 'a while' is no duration"),
         (["--older-than", "30d", "--only", "results"], "only: 'results' is unknown; known are batches, documents"),
+        (["--older-than", "30d", "--only", ""], "only: names nothing; name some of batches, documents, slicings"),
+        (["--older-than", "30d", "--only", " ,"], "or leave it out for batches, documents, slicings, repairs"),
         ([], "Missing option '--older-than'"),
     ],
 )
-def test_bad_input_is_one_line(cli: Cli, arguments: list[str], says: str) -> None:
+def test_bad_input_is_one_line_and_deletes_nothing(cli: Cli, scene: Scene, arguments: list[str], says: str) -> None:
     ended = cli("prune", "--yes", *arguments)
     assert ended.code == 2
     assert says in ended.message
+    assert scene.rows("completions") == 8
 
 
 def test_a_deleted_batch_still_says_what_had_become_of_it(cli: Cli, scene: Scene) -> None:
@@ -114,12 +118,17 @@ def test_a_batch_that_has_not_ended_is_not_deleted(cli: Cli, scene: Scene) -> No
     assert cli("batch", "delete", "none", "--yes").code == 2
 
 
-def answered(folder: Path, answer: bytes, *arguments: str) -> tuple[int, str]:
-    """Run a command on a terminal, answer its question, and return its exit code and what was on the screen."""
+def answered(folder: Path, answer: bytes, *arguments: str, output: Path | None = None) -> tuple[int, str]:
+    """Run a command on a terminal, answer its question, and return its exit code and what was on the screen.
+
+    With `output`, its standard output goes there.
+    """
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
         os.environ["PYTHONPATH"] = str(ROOT)
+        if output is not None:
+            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
         os.execv(sys.executable, [sys.executable, "-m", "nightmill.cli", *arguments])
     shown = b""
     while True:
@@ -143,10 +152,23 @@ def test_on_a_terminal_it_shows_what_would_go_and_asks(cli: Cli, scene: Scene, t
     assert "Delete all this?" in shown
     assert "Nothing was deleted." in shown
     assert scene.rows("completions") == 8
+    scene.pruner.deleter.rows.mark("old", before=None, now=datetime.now(UTC))  # by a prune that was then killed
     code, shown = answered(tmp_path, b"y\n", *arguments)
     assert code == 0
     assert shown.index("what goes") < shown.index("Delete all this?") < shown.index("what went")
     assert scene.rows("completions") == 4
+
+
+def test_json_alone_is_in_a_file_though_a_person_was_asked(cli: Cli, scene: Scene, tmp_path: Path) -> None:
+    output = tmp_path / "gone.json"
+    code, shown = answered(tmp_path, b"y\n", "prune", "--older-than", "30d", output=output)
+    assert code == 0
+    assert "batches  4  80 bytes  their requests, with results" in shown
+    assert {pile["what"] for pile in json.loads(output.read_text())["deleted"]} == {
+        "batches",
+        "requests",
+        "result files",
+    }
 
 
 def test_a_program_prunes_and_deletes(cli: Cli, scene: Scene) -> None:
@@ -158,8 +180,9 @@ def test_a_program_prunes_and_deletes(cli: Cli, scene: Scene) -> None:
         gone = asyncio.run(retention.prune(timedelta(days=30), on_progress=lambda pile: told.append(pile.what)))
         assert {pile.what: pile.number for pile in gone if pile.number} == {pile.what: pile.number for pile in going}
         assert told == ["result files", "requests", "batches"]
-        with pytest.raises(InvalidInput, match="only: 'all' is unknown"):
-            asyncio.run(retention.prune(timedelta(days=30), only=["all"]))
+        for only, says in ((["all"], "only: 'all' is unknown"), ([], "only: names nothing")):
+            with pytest.raises(InvalidInput, match=says):
+                asyncio.run(retention.prune(timedelta(days=30), only=only))
         assert asyncio.run(retention.delete_batch("young"))
         assert not asyncio.run(retention.delete_batch("young"))
     assert scene.batches.get("young").status is BatchStatus.ENDED
