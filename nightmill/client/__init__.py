@@ -249,9 +249,9 @@ def add_document(url: str, *, account: str, collection: str, **options: Unpack[D
     return _call(lambda to: to.documents.add(url, account=account, collection=collection, **options))
 
 
-def sync_document(document_id: str) -> SyncOutcome:
+def sync_document(document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
     """Sync a document now and return what it came to. See `Documents.sync`."""
-    return _call(lambda to: to.documents.sync(document_id))
+    return _call(lambda to: to.documents.sync(document_id, timeout=timeout))
 
 
 def document_content(document_id: str) -> str | None:
