@@ -13,14 +13,12 @@ import pytest
 from sqlalchemy import text
 
 from nightmill.contracts import BreakerState, SlicingStatus
-from nightmill.errors import NotConfigured
+from nightmill.errors import StorageUnavailable
 from nightmill.retention.model import Kind
-from nightmill.retention.pruning import Pruner
 from nightmill.settings import DatabaseSettings
 from nightmill.slicing import keys
 from nightmill.storage import slicings
 from nightmill.storage.engine import open_database
-from nightmill.storage.files import LocalFileStore
 from nightmill.storage.pruning_slicings import FilesLeft, SlicingPruning
 from nightmill.storage.slicing_models import BreakerTransitionRow, SlicerBreakerRow, SlicingRow
 from nightmill.storage.slicing_reads import load_slicing
@@ -119,20 +117,15 @@ def test_a_pdf_that_is_asked_for_again_while_it_is_pruned_is_there_when_its_row_
     assert scene.prune(timedelta(days=1)) == {}
 
 
-class Refusing(LocalFileStore):
-    """A store whose credentials may write and not delete a PDF."""
-
-    def delete(self, prefix: str) -> None:
-        if prefix.endswith("original.pdf"):
-            raise NotConfigured("the object store refuses the credentials")
-        super().delete(prefix)
-
-
-def test_files_that_a_prune_could_not_delete_go_with_the_next_one(scene: Scene) -> None:
+def test_files_that_a_prune_could_not_reach_go_with_the_next_one(scene: Scene, tmp_path: Path) -> None:
     Slicer(scene).sliced(ref(), 40)
-    with pytest.raises(NotConfigured):
-        Pruner(scene.database, Refusing(scene.folder)).prune(MONTH, now=NOW)
-    assert scene.stored() == [keys.original("a" * 64)]
+    away = scene.folder.rename(tmp_path / "away")
+    scene.folder.touch()  # where the storage should be is something else
+    with pytest.raises(StorageUnavailable):
+        scene.prune()
+    scene.folder.unlink()
+    away.rename(scene.folder)
+    assert len(scene.stored()) == 4
     assert scene.rows("slicings") == 0
     assert scene.count() == {"slicings": 1}
     assert scene.prune() == {"slicings": 1}
