@@ -207,7 +207,7 @@ def submit(
     batch_id: str | None = None,
     **options: Unpack[BatchOptions],
 ) -> str:
-    """Store requests, start their batch, and return its id. See `Nightmill.submit`."""
+    """Store requests, start their batch, and return its id. See `Nightmill.submit`, and `BatchOptions` for options."""
     return _call(lambda to: to.submit(requests, provider=provider, model=model, batch_id=batch_id, **options))
 
 
@@ -245,7 +245,7 @@ def retry_failed(batch_id: str, *, only_retriable: bool = False) -> str:
 
 
 def add_document(url: str, *, account: str, collection: str, **options: Unpack[DocumentOptions]) -> str:
-    """Add a page and return its document's id; by default its sync is started. See `Documents.add`."""
+    """Add a page and return its document's id; by default it is synced. See `Documents.add`, and `DocumentOptions`."""
     return _call(lambda to: to.documents.add(url, account=account, collection=collection, **options))
 
 
@@ -268,7 +268,7 @@ def document_content(document_id: str) -> str | None:
 
 
 def slice_pdf(path: Path, **options: Unpack[SlicingOptions]) -> str:
-    """Store a PDF of this machine, start slicing it, and return its SHA-256. See `Slicings.slice`."""
+    """Store a PDF of this machine, start slicing it, and return its SHA-256. See `Slicings.slice`, and `SlicingOptions`."""
     return _call(lambda to: to.slicings.slice(path, **options))
 
 

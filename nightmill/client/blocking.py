@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nightmill.assembly import Assembly, assembled
@@ -38,11 +38,12 @@ def call(work: Callable[[Nightmill], Awaitable[_T]]) -> _T:
 
 
 def _in_a_thread(run: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    begun: Future[tuple[AbstractEventLoop, Task[Any] | None]] = Future()
+    begun: Future[tuple[AbstractEventLoop, Task[_T]]] = Future()
 
     async def cancelable() -> _T:
-        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await run()
+        task = asyncio.create_task(run())
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await task
 
     with ThreadPoolExecutor(1, thread_name_prefix="nightmill-client") as pool:
         # With the caller's context: the span that is open there is the parent here.
@@ -50,9 +51,10 @@ def _in_a_thread(run: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         try:
             return ended.result()
         except KeyboardInterrupt:  # otherwise leaving the pool would wait for hours
-            loop, task = begun.result()
-            if task is not None and not ended.done():
-                loop.call_soon_threadsafe(task.cancel)
+            if not ended.done():
+                loop, task = begun.result()
+                with suppress(RuntimeError):  # it ended meanwhile, and its loop is closed
+                    loop.call_soon_threadsafe(task.cancel)
             raise
 
 
