@@ -268,7 +268,7 @@ def document_content(document_id: str) -> str | None:
 
 
 def slice_pdf(path: Path, **options: Unpack[SlicingOptions]) -> str:
-    """Store a PDF of this machine, start slicing it, and return its SHA-256. See `Slicings.slice`, and `SlicingOptions`."""
+    """Store a PDF of this machine, start slicing it, return its SHA-256. See `Slicings.slice`, and `SlicingOptions`."""
     return _call(lambda to: to.slicings.slice(path, **options))
 
 
