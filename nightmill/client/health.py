@@ -60,9 +60,12 @@ def checks_of(client: Client, workers: Sequence[Worker], database: Database) -> 
     thread = ThreadPoolExecutor(1, thread_name_prefix="health")
 
     async def temporal() -> None:
-        # Not by gRPC's own health check: it names no namespace, and a key that is good for one only (Temporal Cloud's)
-        # may not ask it. Who works may ask this: the SDK asks it before a worker's first poll, and starts none where it
-        # is refused. So a refusal means that the key was good once, and has been revoked or has expired.
+        """Ask for the namespace, as the SDK does before a worker's first poll: where it is refused, none starts.
+
+        So whoever works may ask this, and a refusal means that the key was good once, and has been revoked or has
+        expired. gRPC's own health check names no namespace, and a key that is good for one only (Temporal Cloud's) may
+        not ask it.
+        """
         asked = DescribeNamespaceRequest(namespace=client.namespace)
         try:
             await client.workflow_service.describe_namespace(asked, timeout=timedelta(seconds=PATIENCE))

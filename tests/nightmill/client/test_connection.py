@@ -26,6 +26,7 @@ from tests.gate import PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, U
 from tests.lanes import HOST_DEPLOYMENT
 from tests.nightmill.web.certificates import Authority
 from tests.stack import TemporalServer
+from worker import running
 
 pytestmark = pytest.mark.server
 
@@ -304,9 +305,15 @@ def test_a_worker_does_not_start_where_it_may_not_ask_what_its_readiness_asks(te
                 gate.refused = {"DescribeNamespace": status}
                 with pytest.raises(wrong) if wrong else nullcontext():
                     await temporal.ask()
-            worker = Worker(client, task_queue="refused", activities=[nothing], deployment_config=HOST_DEPLOYMENT)
+            there = await Client.connect(temporal_server.address)
+            workers = [
+                Worker(by, task_queue=queue, activities=[nothing], deployment_config=HOST_DEPLOYMENT)
+                for queue, by in (("first", there), ("refused", client), ("last", there))
+            ]
             with pytest.raises(RuntimeError, match="could not be described"):
-                await asyncio.wait_for(worker.run(), 20)
+                async with running(workers):
+                    await asyncio.sleep(20)
+            assert not any(worker.is_running for worker in workers), "those that could have worked have stopped as well"
             stranger = await Client.connect(address, namespace="nobodys")
             gate.refused = {}
             [temporal] = [one for one in checks_of(stranger, [], None) if one.name == "temporal"]  # type: ignore[arg-type]
