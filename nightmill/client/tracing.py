@@ -8,16 +8,19 @@ and belong together also where nobody's span started the workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.propagators.textmap import CarrierT, Setter, default_setter
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from temporalio import workflow
-from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.contrib.opentelemetry import TracingInterceptor, TracingWorkflowInboundInterceptor
+from temporalio.converter import CompositePayloadConverter, JSONPlainPayloadConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from nightmill import ids
@@ -26,8 +29,61 @@ from nightmill.telemetry.roots import SpanIds, chosen, root_of
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind
+    from temporalio.api.common.v1 import Payload
+    from temporalio.worker import WorkflowInboundInterceptor, WorkflowInterceptorClassInput
 
 _WORKFLOW_ID = "temporalWorkflowID"
+_IDS = "traceparent"
+
+
+class IdsAlone(TraceContextTextMapPropagator):
+    """Writes a trace's ids, without baggage and `tracestate`, which are anybody's data.
+
+    Temporal keeps headers in clear. Encrypted, a host that traces as the SDK does by default could not read them, and
+    the tasks of its handlers would fail without end.
+    """
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        """See `TextMapPropagator.inject`."""
+        written: dict[str, str] = {}
+        super().inject(written, context)
+        if _IDS in written:
+            setter.set(carrier, _IDS, written[_IDS])
+
+
+class Headers(CompositePayloadConverter):
+    """Reads a trace's ids in headers, and nothing where there is anything else.
+
+    Hosts may encrypt their headers, or write into them what they like: no trace is worth a task that fails without end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(JSONPlainPayloadConverter())
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        """See `PayloadConverter.from_payloads`."""
+        return [_ids_in(payload) for payload in payloads]
+
+
+def _ids_in(payload: Payload) -> dict[str, str]:
+    if payload.metadata.get("encoding") != b"json/plain":
+        return {}
+    try:
+        found = json.loads(payload.data)
+    except ValueError:
+        return {}
+    parent = found.get(_IDS) if isinstance(found, dict) else None
+    return {_IDS: parent} if isinstance(parent, str) else {}
+
+
+class _WorkflowTracing(TracingWorkflowInboundInterceptor):
+    """Traces within a workflow."""
+
+    def __init__(self, following: WorkflowInboundInterceptor) -> None:
+        super().__init__(following)
+        self.payload_converter = Headers()
 
 
 class Tracing(TracingInterceptor):
@@ -35,9 +91,16 @@ class Tracing(TracingInterceptor):
 
     def __init__(self) -> None:
         super().__init__(trace.get_tracer("nightmill"))
-        # Ids alone, no baggage, which is anybody's data: Temporal keeps headers in clear. Encrypted, a host that traces
-        # as the SDK does by default could not read them, and the tasks of its handlers would fail without end.
-        self.text_map_propagator = TraceContextTextMapPropagator()
+        self.text_map_propagator = IdsAlone()
+        self.payload_converter = Headers()
+
+    def workflow_interceptor_class(
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002 - the SDK's name
+    ) -> type[TracingWorkflowInboundInterceptor]:
+        """See `TracingInterceptor.workflow_interceptor_class`."""
+        super().workflow_interceptor_class(input)
+        return _WorkflowTracing
 
     @contextmanager
     def _start_as_current_span(
