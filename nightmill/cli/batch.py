@@ -12,11 +12,11 @@ from nightmill.cli.output import (
     JsonFlag,
     ago,
     note,
-    one_line,
     print_facts,
     print_json,
     print_table,
     say,
+    shortened,
     wants_json,
 )
 from nightmill.cli.reconcile import repairs_of_batch, told_of_repairs
@@ -84,7 +84,7 @@ def list_batches(
                     row.model,
                     f"{row.requests:,}",
                     ago(row.created_at),
-                    _shortened(row.needs_attention),
+                    shortened(row.needs_attention),
                 ]
                 for row in rows
             ],
@@ -92,11 +92,6 @@ def list_batches(
         )
     else:
         note("No batches. `nightmill batch submit` makes one.")
-
-
-def _shortened(text: str | None) -> str:
-    text = one_line(text or "")
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _listed(row: BatchRow) -> dict[str, Any]:
@@ -142,7 +137,7 @@ def show(batch_id: BatchId, json_: JsonFlag = None) -> None:
                     f"{part.requests:,}",
                     ago(part.submitted_at),
                     f"{part.polls}",
-                    _shortened(part.provider_error),
+                    shortened(part.provider_error),
                 ]
                 for part in parts
             ],

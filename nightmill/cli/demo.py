@@ -18,7 +18,8 @@ import typer
 
 from nightmill.cli.ending import ExitCode
 from nightmill.cli.loopback import MODELS, started, variables_of
-from nightmill.cli.output import note, print_table, progress_screen, say
+from nightmill.cli.output import note, print_table, say
+from nightmill.cli.progress import bars
 
 if TYPE_CHECKING:
     from nightmill.cli.receiver import WebhookReceiver
@@ -191,17 +192,12 @@ def _look(nightmill: Nightmill, courses: list[Course]) -> list[tuple[str, int]]:
 def _progress(courses: list[Course], requests: int) -> Iterator[Any]:
     """Give a function that shows the states: bars on a terminal, a line for each change elsewhere."""
     if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.fields[provider]:<10}"), TextColumn("{task.description:<12}"))
-        with Progress(
-            *columns, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=progress_screen(), transient=True
-        ) as progress:
-            bars = [progress.add_task("starting", total=requests, provider=course.provider) for course in courses]
+        with bars(before=["provider"]) as progress:
+            tasks = [progress.add_task("starting", total=requests, provider=course.provider) for course in courses]
 
             def show_bars(states: list[tuple[str, int]]) -> None:
-                for bar, (status, done) in zip(bars, states, strict=True):
-                    progress.update(bar, description=status, completed=done)
+                for task, (status, done) in zip(tasks, states, strict=True):
+                    progress.update(task, description=status, completed=done)
 
             yield show_bars
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightmill.cli.output import JsonFlag, ago, note, print_json, print_table, say, wants_json
+from nightmill.cli.output import JsonFlag, ago, note, print_json, print_table, say, shortened, wants_json
 from nightmill.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -161,7 +161,6 @@ def history(
 
     Syncs that found nothing new are only counted.
     """
-    from nightmill.cli.document_output import shortened
     from nightmill.cli.runtime import stored
 
     with stored() as assembly:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from nightmill.cli.ending import ExitCode
-from nightmill.cli.output import ago, length_of, note, one_line, print_facts, print_json, print_table, say
+from nightmill.cli.output import ago, length_of, note, print_facts, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,12 +22,6 @@ RECORD = (
 """The fields of an outcome that are printed."""
 
 _KINDS = {"+ ": "added", "- ": "removed", "~ ": "changed", "  ": "kept"}
-
-
-def shortened(text: str | None, length: int = 60) -> str:
-    """Return a text on one line, cut to a length."""
-    text = one_line(text or "")
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def outcome_json(outcome: SyncOutcome) -> dict[str, Any]:

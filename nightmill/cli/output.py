@@ -61,6 +61,12 @@ def one_line(text: str) -> str:
     return _CONTROL.sub("", " ".join(text.split("\n"))).rstrip()
 
 
+def shortened(text: str | None, length: int = 60) -> str:
+    """Return a text on one line, cut to a length."""
+    text = one_line(text or "")
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def say(text: str) -> None:
     """Print a line for people."""
     sys.stdout.write(one_line(text) + "\n")

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightmill.cli.document_output import shortened
 from nightmill.cli.ending import ExitCode
-from nightmill.cli.output import JsonFlag, ago, note, one_line, print_facts, print_json, print_table, say, wants_json
+from nightmill.cli.output import (
+    JsonFlag,
+    ago,
+    note,
+    one_line,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    shortened,
+    wants_json,
+)
 from nightmill.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from nightmill.cli.document_output import shortened
 from nightmill.cli.ending import ExitCode
-from nightmill.cli.output import ago, print_facts, print_table, say, size_of
+from nightmill.cli.output import ago, print_facts, print_table, say, shortened, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nightmill.cli.document_output import shortened
 from nightmill.cli.ending import ExitCode
-from nightmill.cli.output import note, print_json, progress_screen
+from nightmill.cli.output import note, print_json, shortened
+from nightmill.cli.progress import bars
 from nightmill.cli.slice_output import exit_code_of, id_of, print_summaries, summary_json
+from nightmill.cli.waiting import LOOKS_EVERY, over_outages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,17 +24,11 @@ if TYPE_CHECKING:
     from nightmill.client.slicings import Slicings
     from nightmill.contracts import SlicingProgress, SlicingSummary
 
-LOOKS_EVERY = timedelta(seconds=1)
-"""How often a slicing is asked how far it is."""
-
 SHOWN_AT_ONCE = 6
 """Slicings that have a bar, and are asked, at once; more would scroll."""
 
 WAITED_AT_ONCE = 50
 """Slicings whose end is waited for at once; those after them are asked in turn."""
-
-OUTAGE = timedelta(minutes=2)
-"""How long Temporal may be away before the watching ends."""
 
 _ANSWERS_WITHIN = timedelta(seconds=5)
 
@@ -147,7 +141,7 @@ async def _wait_all(
 
 async def _wait_or(over: asyncio.Event, slicings: Slicings, watched: Watched) -> SlicingSummary:
     """Wait until the workflow has ended, or only the slicing: telling those who asked may take half an hour more."""
-    ended = asyncio.create_task(_wait(slicings, watched))
+    ended = asyncio.create_task(over_outages(lambda: slicings.wait(watched.sha256, watched.profile)))
     seen = asyncio.create_task(over.wait())
     try:
         await asyncio.wait({ended, seen}, return_when=asyncio.FIRST_COMPLETED)
@@ -158,24 +152,6 @@ async def _wait_or(over: asyncio.Event, slicings: Slicings, watched: Watched) ->
         ended.cancel()
         seen.cancel()
         await asyncio.gather(ended, seen, return_exceptions=True)
-
-
-async def _wait(slicings: Slicings, watched: Watched) -> SlicingSummary:
-    """Wait for one end, also over a short outage of Temporal."""
-    from nightmill.errors import TemporalUnreachable
-
-    away_since: float | None = None
-    while True:
-        started = time.monotonic()
-        try:
-            return await slicings.wait(watched.sha256, watched.profile)
-        except TemporalUnreachable:
-            now = time.monotonic()
-            if away_since is None or now - started > OUTAGE.total_seconds():
-                away_since = now
-            if now - away_since > OUTAGE.total_seconds():
-                raise
-            await asyncio.sleep(1)
 
 
 async def _look(
@@ -212,17 +188,7 @@ def _display(total: int, *, as_json: bool) -> Iterator[Display]:
     if not sys.stderr.isatty():
         yield _Lines(silent=as_json)
         return
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[name]}", markup=False),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[pages]}"),
-        TextColumn("{task.fields[times]}"),
-    )
-    with Progress(*columns, console=progress_screen(), transient=True) as progress:
+    with bars(before=["name"], after=["pages", "times"], counted=False) as progress:
         yield _Bars(progress, total)
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from nightmill.cli.batch import exit_code_of_summary, print_summary, summary_json
 from nightmill.cli.ending import ExitCode
-from nightmill.cli.output import ago, note, print_json, progress_screen
+from nightmill.cli.output import ago, note, print_json
+from nightmill.cli.progress import bars
+from nightmill.cli.waiting import LOOKS_EVERY, over_outages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,12 +22,6 @@ if TYPE_CHECKING:
     from nightmill.client.nightmill import Nightmill
     from nightmill.contracts import BatchSummary
     from nightmill.storage.models import BatchRow
-
-LOOKS_EVERY = timedelta(seconds=1)
-"""How often the database is read for the progress shown."""
-
-OUTAGE = timedelta(minutes=2)
-"""How long Temporal may be away before the watching ends."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ async def watch_and_tell(nightmill: Nightmill, batch_id: str, *, timeout: timede
 
 
 async def _watch(nightmill: Nightmill, batch_id: str, timeout: timedelta | None) -> BatchSummary:
-    ended = asyncio.create_task(_wait(nightmill, batch_id))
+    ended = asyncio.create_task(over_outages(lambda: nightmill.wait(batch_id)))
     give_up_at = time.monotonic() + timeout.total_seconds() if timeout else None
     shown: str | None = None
     try:
@@ -105,24 +101,6 @@ async def _watch(nightmill: Nightmill, batch_id: str, timeout: timedelta | None)
         ended.cancel()
 
 
-async def _wait(nightmill: Nightmill, batch_id: str) -> BatchSummary:
-    """Wait for the end, also over a short outage of Temporal."""
-    from nightmill.errors import TemporalUnreachable
-
-    away_since: float | None = None
-    while True:
-        started = time.monotonic()
-        try:
-            return await nightmill.wait(batch_id)
-        except TemporalUnreachable:
-            now = time.monotonic()
-            if away_since is None or now - started > OUTAGE.total_seconds():
-                away_since = now
-            if now - away_since > OUTAGE.total_seconds():
-                raise
-            await asyncio.sleep(1)
-
-
 def _look(nightmill: Nightmill, batch_id: str) -> State:
     row = nightmill.assembly.batches.get(batch_id)
     counts = nightmill.assembly.outcomes.progress(batch_id)
@@ -141,17 +119,7 @@ def _progress() -> Iterator[Callable[[State], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[next_poll]}"),
-    )
-    with Progress(*columns, console=progress_screen(), transient=True) as progress:
+    with bars(after=["next_poll"]) as progress:
         task = progress.add_task("waiting", total=None, next_poll="")
 
         def show(state: State) -> None:
