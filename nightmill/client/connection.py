@@ -15,6 +15,7 @@ from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill.client.converter import data_converter
+from nightmill.concealing import keep_secret
 from nightmill.errors import NotConfigured, TemporalUnreachable
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
         NotConfigured: A profile or the encryption key cannot be used.
     """
     try:
-        config = ClientConfigProfile.load().to_client_connect_config()
+        profile = ClientConfigProfile.load()
+        config = profile.to_client_connect_config()
     except Exception as error:  # noqa: BLE001 - files, TOML and names fail in ways of their own
         # Below its first line an error of TOML shows the line where it stands, which may be that of the API key.
         raise NotConfigured(f"Temporal profile: {str(error).partition(chr(10))[0]}") from None
+    keep_secret(filter(None, (profile.api_key, profile.grpc_meta.get("authorization"))))
     config.setdefault("target_host", DEFAULT_ADDRESS)
     converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
     try:

@@ -7,6 +7,7 @@ A container platform gives secrets as files in a folder, each named as the varia
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ LARGEST = 64 * 1024
 _PREFIX = "nightmill_"
 _WITH_HOST = ("http", "https", "mailto", "mailtos")
 """Schemes of notifications whose host is a host, and no token."""
+
+_OF_STORES = re.compile(r"(AWS|AZURE|GOOGLE)_\w*(SECRET|TOKEN|KEY|SAS)\w*(?<!_ID)(?<!_FILE)")
+"""Variables of object stores that hold secrets; the names of files, of keys and of tokens are none."""
+
+_OF_COLLECTORS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?(HEADERS|ENDPOINT)")
 
 _PASSWORD_PARAMETERS = ("password", "sslpassword")  # postgresql.org/docs/current/libpq-connect.html, read 2026-11
 
@@ -112,11 +118,26 @@ def origin_of(variable: str) -> str | None:
 def secret_values(settings: BaseModel) -> frozenset[str]:
     """Return every value that nobody may see: those of the secret settings, and passwords in those that are addresses.
 
-    `TEMPORAL_API_KEY`, which the Temporal SDK reads, is one of them.
+    So are those that libraries read in the environment: `TEMPORAL_API_KEY`, the keys of object stores, and what
+    OpenTelemetry's collectors are told in headers.
     """
-    found = set(_secrets(settings)) | set(_passwords(settings))
-    found.add(os.environ.get("TEMPORAL_API_KEY", ""))
+    found = set(_secrets(settings)) | set(_passwords(settings)) | set(_of_libraries(os.environ))
     return frozenset(found - {""})
+
+
+def _of_libraries(environ: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environ.items():
+        if name == "TEMPORAL_API_KEY" or _OF_STORES.fullmatch(name.upper()):
+            yield value
+        elif _OF_COLLECTORS.fullmatch(name):
+            yield from _passwords_of(value) if "://" in value else _in_headers(value)
+
+
+def _in_headers(text: str) -> Iterator[str]:
+    """Yield what may be a secret in `authorization=Bearer%20TOKEN,…`."""
+    for pair in text.split(","):
+        value = pair.partition("=")[2].strip()
+        yield from (value, unquote(value), unquote(value).rpartition(" ")[2])
 
 
 def _secrets(value: Any) -> Iterator[str]:
@@ -156,13 +177,17 @@ def _passwords(value: Any) -> Iterator[str]:
         for _, inner in value:
             yield from _passwords(inner)
     elif isinstance(value, str) and "://" in value:
-        try:
-            parts = urlsplit(value)
-            passwords = [parts.password or "", *_passwords_in(parts.query)]
-        except ValueError:
-            return
-        for password in filter(None, passwords):
-            yield from (password, unquote(password), unquote_plus(password))
+        yield from _passwords_of(value)
+
+
+def _passwords_of(address: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(address)
+        passwords = [parts.password or "", *_passwords_in(parts.query)]
+    except ValueError:  # whoever uses it says so
+        return
+    for password in filter(None, passwords):
+        yield from (password, unquote(password), unquote_plus(password))
 
 
 def _passwords_in(query: str) -> Iterator[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from nightmill.client.connection import connect
 from nightmill.concealing import concealed
-from nightmill.errors import NotConfigured
+from nightmill.errors import NotConfigured, TemporalUnreachable
 from nightmill.settings import load_settings
 from nightmill.settings.secrets import LARGEST, origin_of
 from tests.canaries import Canaries, secret_settings
@@ -133,6 +135,49 @@ def test_a_databases_password_is_hidden_also_where_it_stands_in_the_query(folder
     load_settings()
     for form in (f"qu3ry%2Fp4ss+{name[:4]}", f"qu3ry/p4ss+{name[:4]}", f"qu3ry/p4ss {name[:4]}"):
         assert concealed(f"refused: {form}") == "refused: ***"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "hidden"),
+    [
+        ("TEMPORAL_API_KEY", "tmprl-Key-1", "tmprl-Key-1"),
+        ("AWS_SECRET_ACCESS_KEY", "wJalr/S3cret", "wJalr/S3cret"),
+        ("AWS_SESSION_TOKEN", "S3ssion-token", "S3ssion-token"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "Acc0unt-key==", "Acc0unt-key=="),
+        ("AZURE_STORAGE_SAS_TOKEN", "sv=2026&sig=Sas1", "sv=2026&sig=Sas1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-scope=abc,authorization=Basic%20T3lemetry==", "T3lemetry=="),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=T%2Fr4ces-key", "T/r4ces-key"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://me:C0llector-pw@otel.example.com", "C0llector-pw"),
+    ],
+)
+def test_secrets_that_libraries_read_in_the_environment_are_hidden(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hidden: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    load_settings()
+    assert concealed(f"refused: {hidden}, otherwise fine") == "refused: ***, otherwise fine"
+
+
+def test_the_key_in_a_temporal_profile_is_hidden_once_it_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = folder.parent / "temporal.toml"
+    profile.write_text('[profile.default]\naddress = "127.0.0.1:9"\napi_key = "Pr0file-key"\n')
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(profile))
+    with pytest.raises(TemporalUnreachable):
+        asyncio.run(connect(load_settings()))
+    assert concealed("refused: Pr0file-key") == "refused: ***"
+
+
+def test_names_of_keys_and_files_are_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {
+        "AWS_ACCESS_KEY_ID": "AKIA0123456789",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/aws/T0ken",
+        "AWS_REGION": "eu-central-1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://otel.example.com:4318",
+    }
+    for variable, value in plain.items():
+        monkeypatch.setenv(variable, value)
+    load_settings()
+    assert concealed(" ".join(plain.values())) == " ".join(plain.values())
 
 
 @pytest.mark.parametrize("password", ["nightmill", "abc1"])

@@ -151,6 +151,8 @@ def scene(
         stack.extra = {
             **variables,
             "TEMPORAL_API_KEY": canaries.new("TEMPORAL_API_KEY"),
+            "AWS_SECRET_ACCESS_KEY": canaries.new("AWS_SECRET_ACCESS_KEY"),
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{canaries.new('OTEL_EXPORTER_OTLP_HEADERS')}",
             "TEMPORAL_TLS": "false",  # without it the key would ask for TLS, which the dev server does not speak
             "NIGHTMILL_DATABASE_URL": database.render_as_string(hide_password=False),
             "NIGHTMILL_ANTHROPIC__BASE_URL": echo.url,
