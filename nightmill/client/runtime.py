@@ -50,6 +50,9 @@ EVERY = 1.0
 
 _DROPPED = frozenset({"temporal_long_request_latency"})  # how long polls waited for work: nothing, or a minute
 
+_one_default = threading.Lock()
+"""A cache lets two threads in at once, and `nightmill doctor` looks on several: each would make a runtime."""
+
 _core = logging.getLogger("temporalio.core")
 _logger = logging.getLogger("nightmill.telemetry")
 
@@ -102,12 +105,17 @@ def core_runtime(metrics: MeterProvider | None) -> Iterator[Runtime]:
         yield runtime
 
 
-@functools.cache
 def keep_core_off_standard_output() -> None:
     """Let the core of all connections that are made from now on, and are given no runtime, log as ours do.
 
     By itself it writes what it warns of to standard output, where a command's own output belongs.
     """
+    with _one_default:
+        _set_default()
+
+
+@functools.cache
+def _set_default() -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=_forwarded_logs())), error_if_already_set=False)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +19,10 @@ from temporalio.runtime import (
     BUFFERED_METRIC_KIND_COUNTER,
     BUFFERED_METRIC_KIND_GAUGE,
     BUFFERED_METRIC_KIND_HISTOGRAM,
+    Runtime,
 )
 
+from nightmill.client import runtime
 from nightmill.client.connection import interceptors
 from nightmill.client.runtime import CoreMetrics, _Fields
 from nightmill.serving import served
@@ -116,3 +120,25 @@ def test_an_instrument_is_made_once(kind: int) -> None:
     for _ in range(2):
         core.take([Update(metric("temporal_x", kind), 1, {})])
     assert len(points(reader)["temporal_x"]) == 1
+
+
+def test_threads_that_connect_at_once_make_one_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class SlowRuntime(Runtime):
+        """Lets other threads on while it is made, as a busy machine does."""
+
+        def __init__(self, **_: Any) -> None:
+            time.sleep(0.1)
+            made.append(self)
+
+        @staticmethod
+        def set_default(*_: Any, **__: Any) -> None:
+            """Leave the one of this process."""
+
+    monkeypatch.setattr(runtime, "Runtime", SlowRuntime)
+    runtime._set_default.cache_clear()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: runtime.keep_core_off_standard_output(), range(4)))
+    assert len(made) == 1
+    runtime._set_default.cache_clear()
