@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 _SEE = "see NIGHTMILL_DATABASE_URL"
 
+_MAKE_ROOM = "make room on the disk; if there is some, the system's log says what ails the disk"
+
 _MENDS = {
+    "read-only transaction": "it is a standby, or set to read only: name the primary in NIGHTMILL_DATABASE_URL",
+    "during recovery": "it is a standby: name the primary in NIGHTMILL_DATABASE_URL",
+    "permission denied for": "GRANT ALL ON ALL TABLES IN SCHEMA public TO the user of NIGHTMILL_DATABASE_URL, or let "
+    "it own them",
+    "no space": _MAKE_ROOM,
+    "is full": _MAKE_ROOM,
+    "disk i/o": _MAKE_ROOM,
     "password authentication failed": "correct user and password in NIGHTMILL_DATABASE_URL",
     "no password supplied": "give the password in NIGHTMILL_DATABASE_URL: postgresql://USER:PASSWORD@HOST/DATABASE",
     "role": "create the user, or correct it in NIGHTMILL_DATABASE_URL",
@@ -84,7 +93,9 @@ def examine_storage(assembly: Assembly) -> Iterator[Finding]:
         readable = b"".join(assembly.files.read(key)) == content
         assembly.files.delete(key)
     except Exception as error:  # noqa: BLE001 - object stores fail in many ways, and each is a finding
-        yield Finding("file storage", State.FAIL, f"{assembly.settings.storage_url}: {reason_of(error)[:400]}", see)
+        said = reason_of(error)[:400]
+        fix = _MAKE_ROOM if "no space" in said.lower() else see
+        yield Finding("file storage", State.FAIL, f"{assembly.settings.storage_url}: {said}", fix)
         return
     if not readable:
         yield Finding("file storage", State.FAIL, "a file came back with other bytes", see)
@@ -120,11 +131,7 @@ def _writing(assembly: Assembly) -> Finding:
             session.connection().execute(text("UPDATE batches SET id = id WHERE id = ''"))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         said = _said(error)
-        is_standby = "read-only transaction" in said
-        fix = "it is a standby, or set to read only: name the primary in NIGHTMILL_DATABASE_URL" if is_standby else None
-        if "permission denied" in said:
-            fix = "GRANT ALL ON ALL TABLES IN SCHEMA public TO the user of NIGHTMILL_DATABASE_URL, or let it own them"
-        return Finding("database writes", State.FAIL, said, fix or _mend(said))
+        return Finding("database writes", State.FAIL, said, _mend(said))
     return Finding("database writes", State.OK, "allowed")
 
 

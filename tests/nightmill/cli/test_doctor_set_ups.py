@@ -8,8 +8,10 @@ import base64
 import contextlib
 import http.server
 import re
+import shutil
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -169,12 +171,15 @@ def test_each_way_in_which_postgresql_cannot_be_used_is_told_apart(
     assert found("database")["database connections"].state is State.WARN
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE reads_only LOGIN")
+        connection.execute("CREATE ROLE no_rights LOGIN")
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reads_only")
     monkeypatch.setenv("NIGHTMILL_DATABASE_URL", postgres_url.replace("nightmill@", "reads_only@"))
     refused = found("database")["database writes"]
     assert (refused.state, str(refused.fix)[:5]) == (State.FAIL, "GRANT"), refused
     empty = postgres.new_database()
+    of_nobody = postgres_url.replace("nightmill@", "no_rights@")
     wrong = {
+        of_nobody: "GRANT ALL",
         postgres.url("nobodys"): "`createdb NAME`",
         "postgresql://nightmill:hush-hush@127.0.0.1:9/n": "start PostgreSQL, or correct host and port",
         postgres.url("x").replace("nightmill@", "mallory@"): "create the user",
@@ -186,7 +191,27 @@ def test_each_way_in_which_postgresql_cannot_be_used_is_told_apart(
         [last] = [finding for finding in examine({"database"}) if finding.state is State.FAIL]
         assert fix in str(last.fix), last
         assert "hush-hush" not in last.message
-        assert last.unreachable is (url != postgres.url(empty))
+        assert last.unreachable is (url not in (postgres.url(empty), of_nobody))
+
+
+@pytest.mark.slow
+def test_a_standby_is_told_from_a_primary(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nightmill-standby-"))  # whoever PostgreSQL runs as enters it
+    server = PostgresServer(folder)
+    server.initialize()
+    server.start()
+    try:
+        url = server.url(server.new_database())
+        monkeypatch.setenv("NIGHTMILL_DATABASE_URL", url)
+        cli("db", "upgrade")
+        server.stop()
+        (server.data / "standby.signal").touch()
+        server.start()
+        refused = found("database")["database writes"]
+        assert (refused.state, str(refused.fix)[:15]) == (State.FAIL, "it is a standby"), refused
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
 
 
 # --- Temporal
