@@ -25,6 +25,8 @@ LITTLE_SPACE = 2_000_000_000
 PATIENCE = timedelta(seconds=12)
 """For all groups together; they are looked at side by side, so that what hangs holds nobody up."""
 
+_NO_STORAGE = "correct NIGHTMILL_STORAGE_URL and AWS_ENDPOINT, or open the firewall in between"
+
 _SLOW_TO_LOAD = (
     "nightmill.client.connection",
     "nightmill.client.schedules",
@@ -94,11 +96,13 @@ class Look:
         group: Of which group it is.
         name: What the finding is called that says that it did not end.
         findings: Yields what is found.
+        mend: What to do if it does not end.
     """
 
     group: str
     name: str
     findings: Callable[[], Iterable[Finding]]
+    mend: str = "what it asks is in docs/doctor.md"
 
 
 @dataclass
@@ -181,7 +185,7 @@ def _looks(assembly: Assembly) -> list[Look]:
     return [
         Look("settings", "settings", lambda: examine_settings(settings)),
         Look("database", "database", lambda: examine_database(assembly)),
-        Look("storage", "file storage", lambda: examine_storage(assembly)),
+        Look("storage", "file storage", lambda: examine_storage(assembly), _NO_STORAGE),
         Look("temporal", "temporal", lambda: examine_temporal(settings)),
         *(Look("providers", label_of(*key), tries(*key)) for key in keys_of(settings)),
         Look("providers", "providers", lambda: examine_addresses(settings)),
@@ -211,7 +215,7 @@ def looked(looks: Iterable[Look], patience: timedelta) -> Iterator[Finding]:
                 look.name,
                 State.FAIL,
                 f"no end within {patience.total_seconds():g} s: what it asks does not answer",
-                f"what it asks is in docs/doctor.md; alone: `nightmill doctor --only {look.group}`",
+                f"{look.mend}; alone: `nightmill doctor --only {look.group}`",
                 unreachable=look.group in ("database", "temporal"),
                 group=look.group,
             )

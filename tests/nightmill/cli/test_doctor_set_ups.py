@@ -348,7 +348,7 @@ def test_a_check_that_hangs_holds_nobody_up_and_one_that_throws_is_a_finding() -
         raise KeyError("bug")
 
     looks = [
-        Look("database", "database", hangs),
+        Look("database", "database", hangs, "open the firewall"),
         Look("machine", "clock", throws),
         Look("storage", "files", lambda: [Finding("files", State.OK, "well")]),
     ]
@@ -359,6 +359,7 @@ def test_a_check_that_hangs_holds_nobody_up_and_one_that_throws_is_a_finding() -
     assert (first.name, well.group) == ("begun", "storage")
     assert (hung.state, hung.unreachable) == (State.FAIL, True)
     assert "no end within 0.2 s" in hung.message
+    assert hung.fix == "open the firewall; alone: `nightmill doctor --only database`"
     assert (threw.name, threw.message) == ("clock", "KeyError: 'bug'")
 
 
