@@ -22,7 +22,6 @@ from nightmill.contracts.audit import (
 )
 from nightmill.contracts.base import Contract, Dollars, Duration, Outcome, duration_text
 from nightmill.contracts.batches import (
-    MAX_METADATA_BYTES,
     MAX_SCHEDULE_LENGTH,
     BatchInput,
     BatchSummary,
@@ -143,7 +142,6 @@ __all__ = [
     "LONGEST_AUDIT_DAYS",
     "LONGEST_HOST_CALL",
     "MAX_CONTENT",
-    "MAX_METADATA_BYTES",
     "MAX_NAME",
     "MAX_SCHEDULE_LENGTH",
     "MOST_FINDINGS_SHOWN",

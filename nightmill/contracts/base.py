@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+MAX_METADATA_BYTES = 16_384
 
 
 class Contract(BaseModel):
@@ -34,6 +37,21 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json")]
 """An amount that is a plain decimal string in JSON; by itself a small one would become `1E-7`."""
+
+
+def _small_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what neither a database nor Temporal could take later, and what is no metadata any more."""
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"larger than {MAX_METADATA_BYTES} bytes as JSON")
+    return value
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_small_json)]
+"""What the host wants to remember: JSON, of `MAX_METADATA_BYTES` at most."""
 
 
 def duration_text(duration: timedelta) -> str:

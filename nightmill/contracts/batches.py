@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from nightmill.contracts.base import Contract, Dollars, Duration, Outcome
+from nightmill.contracts.base import Contract, Dollars, Duration, Metadata, Outcome
 from nightmill.contracts.handlers import CompletionHandler
 from nightmill.contracts.words import BatchStatus
 
-MAX_METADATA_BYTES = 16_384
 """Metadata travels through histories and handler payloads; larger things belong behind a URL."""
 
 
@@ -48,7 +46,7 @@ class BatchInput(Contract):
     batch_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
     endpoint: str | None = Field(default=None, max_length=100)
     completion_handler: CompletionHandler | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     poll_schedule: tuple[Duration, ...] | None = Field(default=None, max_length=MAX_SCHEDULE_LENGTH)
     max_age: Duration | None = None
     retry_rounds: int | None = Field(default=None, ge=0, le=10)
@@ -67,13 +65,6 @@ class BatchInput(Contract):
     def _age_is_positive(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= timedelta(0):
             raise ValueError("must be positive")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _metadata_is_small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(value, default=str)) > MAX_METADATA_BYTES:
-            raise ValueError(f"larger than {MAX_METADATA_BYTES} bytes as JSON")
         return value
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -10,8 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, BeforeValidator, Field, field_validator
 
-from nightmill.contracts.base import Contract, Duration, Outcome
-from nightmill.contracts.batches import MAX_METADATA_BYTES
+from nightmill.contracts.base import Contract, Duration, Metadata, Outcome
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A content's SHA-256 in lower-case hexadecimal digits."""
@@ -117,13 +115,13 @@ class SlicingInput(Contract):
             URL, or `stored:NAME` for one that a client has stored.
         profile: The slicer profile.
         notify: Who is told when it has ended: one or several of `mailto:…`, `https://…`, `channel:NAME`.
-        metadata: Yours; kept with the document, in notices and results. At most 16 KB as JSON.
+        metadata: Yours; kept with the document, in notices and results. At most 16 KiB as JSON.
     """
 
     source: str = Field(min_length=1, max_length=2_000)
     profile: ProfileName = "gazette"
     notify: Notices = ()
-    metadata: dict[str, Any] = Field(default={})
+    metadata: Metadata = Field(default={})
 
     @field_validator("source")
     @classmethod
@@ -132,13 +130,6 @@ class SlicingInput(Contract):
             urlsplit(value)
         except ValueError:  # its message holds the address, and that perhaps a password
             raise ValueError("neither a path nor an address") from None
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _is_small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(value, allow_nan=False)) > MAX_METADATA_BYTES:
-            raise ValueError(f"metadata is over {MAX_METADATA_BYTES:,} bytes")
         return value
 
 

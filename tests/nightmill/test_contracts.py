@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import uuid
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from nightmill.contracts import ActivityHandler, WorkflowHandler
+from nightmill.contracts import ActivityHandler, BatchInput, SlicingInput, WorkflowHandler
 
 INCOMPLETE = """
 import importlib, inspect, pkgutil, pydantic, nightmill.contracts as contracts
@@ -35,3 +38,22 @@ def test_names_of_task_queues_are_taken_as_temporal_takes_them(name: str) -> Non
 def test_a_task_queue_that_temporal_refuses_is_refused_at_once(name: str) -> None:
     with pytest.raises(ValidationError, match="task_queue"):
         ActivityHandler(kind="activity", type="on_batch", task_queue=name)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"order": uuid.uuid4()}, "not JSON: Object of type UUID"),
+        ({"share": math.nan}, "not JSON: Out of range float"),
+        ({"long": "x" * 16_384}, "larger than 16384 bytes"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("contract", "source"), [(BatchInput, {"batch_id": "a-batch"}), (SlicingInput, {"source": "a.pdf"})]
+)
+def test_metadata_that_nobody_could_store_is_refused_at_once(
+    contract: type[BatchInput | SlicingInput], source: dict[str, str], metadata: dict[str, Any], said: str
+) -> None:
+    assert contract(**source, metadata={"order": 17}).metadata == {"order": 17}
+    with pytest.raises(ValidationError, match=said):
+        contract(**source, metadata=metadata)
