@@ -158,7 +158,8 @@ def test_elsewhere_changes_what_there_is_and_lets_the_slicers_container_out() ->
 
 
 def test_everything_that_reads_the_database_stops_before_it_is_upgraded() -> None:
-    commands = subprocess.run(["make", "-n", "up"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    asked = ["make", "--no-print-directory", "-n", "up"]
+    commands = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     stopping, starting = commands.splitlines()[-2:]
     stopped = re.fullmatch(r"docker compose --profile events stop (.*)", stopping)
     assert stopped

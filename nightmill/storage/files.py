@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,9 +162,10 @@ class LocalFileStore:
 
     def size(self, key: str) -> int | None:
         """See `FileStore.size`."""
-        path = self._path(key)
-        with _storage_errors(f"looking at {key}"):
-            return path.stat().st_size if path.is_file() else None
+        with _storage_errors(f"looking at {key}"), suppress(FileNotFoundError, NotADirectoryError):
+            found = self._path(key).stat()  # once: it may be deleted meanwhile
+            return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return None
 
     def delete(self, prefix: str) -> None:
         """See `FileStore.delete`."""

@@ -25,10 +25,12 @@ from tests.mailbox import Mailbox
 from tests.slicing import (
     breaker_of,
     command,
+    history,
     mails_to,
     profile,
     programs_run,
     row_of,
+    scheduled,
     sliced,
     slicing_here,
     small_pdf,
@@ -387,7 +389,9 @@ async def test_a_pdf_that_the_storage_has_lost_is_told_at_once(lane: Lane) -> No
         holding = await nightmill.slicings.slice(small_pdf(lane.stack.folder), profile="cut")
         await until_status(nightmill, holding, SlicingStatus.SLICING)
         sha256 = await nightmill.slicings.slice(small_pdf(lane.stack.folder), profile="other")
-        await until(lambda: row_of(nightmill, sha256, "other").run_id)
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while not scheduled(await history(nightmill, sha256, "other"), "inspect_pdf"):
+                await asyncio.sleep(0.1)
         (lane.stack.folder / "files" / "slicings" / sha256 / "original.pdf").unlink()
         gate.touch()
         summary = await nightmill.slicings.wait(sha256, "other", timeout=PATIENCE)
