@@ -13,9 +13,9 @@ COMMAND = """
 import asyncio, logging, sys
 from temporalio import workflow
 from temporalio.client import Client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from nightmill.cli.runtime import run_async
-from tests.lanes import HOST_DEPLOYMENT
 
 tried = 0
 
@@ -30,8 +30,9 @@ class Failing:
 
 async def command() -> None:
     client = await Client.connect(sys.argv[1])
+    build = WorkerDeploymentConfig(WorkerDeploymentVersion("host", "1"), use_worker_versioning=False)
     async with Worker(client, task_queue="core-logs", workflows=[Failing],
-                      workflow_runner=UnsandboxedWorkflowRunner(), deployment_config=HOST_DEPLOYMENT):
+                      workflow_runner=UnsandboxedWorkflowRunner(), deployment_config=build):
         await client.execute_workflow(Failing.run, id="core-logs", task_queue="core-logs")
     print(tried)
 
