@@ -52,9 +52,7 @@ def check_batch_id(batch_id: str) -> str:
     Raises:
         InvalidInput: It is not.
     """
-    if not _ID.fullmatch(batch_id):
-        raise InvalidInput(f"batch id {batch_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'")
-    return batch_id
+    return _checked("batch", batch_id)
 
 
 def batch_workflow_id(batch_id: str) -> str:
@@ -121,9 +119,7 @@ def check_document_id(document_id: str) -> str:
     Raises:
         InvalidInput: It is not.
     """
-    if not _ID.fullmatch(document_id):
-        raise InvalidInput(f"document id {document_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'")
-    return document_id
+    return _checked("document", document_id)
 
 
 def document_workflow_id(document_id: str) -> str:
@@ -143,6 +139,15 @@ def document_id_of(workflow_id: str) -> str:
 def change_handler_workflow_id(document_id: str, number: int) -> str:
     """Return `document/<document id>/handler/<number>`, the handler's workflow for the document's n-th change."""
     return f"{_DOCUMENT}{document_id}/handler/{number}"
+
+
+def check_crawl_id(crawl_id: str) -> str:
+    """Return `crawl_id` if it is 1 to 64 letters, digits, `_` or `-`.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    return _checked("crawl", crawl_id)
 
 
 def crawl_workflow_id(crawl_id: str) -> str:
@@ -199,6 +204,12 @@ def programs_queue(slicing_queue: str) -> str:
     It has slots of its own, so that a few programs that take long do not keep the short steps waiting.
     """
     return f"{slicing_queue}-programs"
+
+
+def _checked(what: str, given: object) -> str:
+    if not isinstance(given, str) or not _ID.fullmatch(given):  # not a str: from a program that nobody type-checks
+        raise InvalidInput(f"{what} id {repr(given)[:82]}: use 1 to 64 letters, digits, '_' or '-'")
+    return given
 
 
 def _inner(workflow_id: str, prefix: str, rule: str) -> str:

@@ -19,7 +19,8 @@ ONE = [{"custom_id": "a", "prompt": "Say hello"}]
 
 def do_a_batch(batch_id: str) -> tuple[client.BatchSummary, list[client.Result]]:
     """Do all that a script does with a batch."""
-    options: client.BatchOptions = {"metadata": {"order": 17}, "budget": Decimal(2), "max_age": "PT1H"}
+    usual: client.BatchOptions = {"budget": Decimal(2), "max_age": "PT1H"}
+    options: client.BatchOptions = {**usual, "metadata": {"order": 17}}
     options["poll_schedule"] = [timedelta(seconds=0.5), "PT0.5S", 0.5]
     client.submit(ONE, provider="openai", model="gpt-5-mini", batch_id=batch_id, **options)
     ended: client.BatchSummary = client.wait(batch_id, timeout=PATIENCE)
@@ -29,8 +30,8 @@ def do_a_batch(batch_id: str) -> tuple[client.BatchSummary, list[client.Result]]
 
 def slice_a_pdf(path: Path) -> list[client.SliceRow]:
     """Do all that a script does with a PDF."""
-    sha256 = client.slice_pdf(path, profile="outline", metadata={"shelf": 7})
-    ended: client.SlicingSummary = client.wait_slicing(sha256, "outline", timeout=PATIENCE)
+    sha256 = client.slice_pdf(str(path), profile="outline", metadata={"shelf": 7})
+    ended: client.SlicingSummary = client.wait_slicing(sha256, "outline", timeout=60)
     found = list(client.slices(sha256, "outline"))
     assert len(found) == ended.slices
     return found
@@ -49,13 +50,23 @@ async def cancel_a_batch(nightmill: client.Nightmill, batch_id: str) -> client.B
     return await nightmill.wait(batch_id, timeout=PATIENCE)
 
 
-MISTAKES: dict[str, Callable[[], object]] = {
-    "poll_shedule": lambda: client.submit(ONE, provider="openai", model="m", poll_shedule=[2]),  # type: ignore[call-arg]
-    "retry_rounds": lambda: client.submit(ONE, provider="openai", model="m", retry_rounds="x"),  # type: ignore[arg-type]
-    "requests_uri": lambda: client.submit(ONE, provider="openai", model="m", requests_uri="x"),  # type: ignore[call-arg]
-    "model": lambda: client.submit(ONE, provider="openai"),  # type: ignore[call-arg]
-    "sumbit": lambda: client.sumbit(ONE, provider="openai", model="m"),  # type: ignore[attr-defined]
-    "intervall": lambda: client.add_document(URL, account="a", collection="c", intervall=6),  # type: ignore[call-arg]
-    "note": lambda: client.slice_pdf(Path("x.pdf"), note="x"),  # type: ignore[call-arg]
+async def read_a_slicing(nightmill: client.Nightmill, sha256: str) -> tuple[client.SlicingRow, list[client.SliceRow]]:
+    """Return a slicing and its slices, by its name as by its row."""
+    row: client.SlicingRow = await nightmill.slicings.find(sha256, "outline")
+    found = [each async for each in nightmill.slicings.slices(sha256, "outline")]
+    assert found == [each async for each in nightmill.slicings.slices(row)]
+    return row, found
+
+
+MISTAKES: dict[str, tuple[type[Exception], Callable[[], object]]] = {
+    "poll_shedule": (client.InvalidInput, lambda: client.submit(ONE, provider="openai", model="m", poll_shedule=[2])),  # type: ignore[call-arg]
+    "retry_rounds": (client.InvalidInput, lambda: client.submit(ONE, provider="openai", model="m", retry_rounds="x")),  # type: ignore[arg-type]
+    "requests_uri": (client.InvalidInput, lambda: client.submit(ONE, provider="openai", model="m", requests_uri="x")),  # type: ignore[call-arg]
+    "model": (TypeError, lambda: client.submit(ONE, provider="openai")),  # type: ignore[call-arg]
+    "sumbit": (AttributeError, lambda: client.sumbit(ONE, provider="openai", model="m")),  # type: ignore[attr-defined]
+    "intervall": (TypeError, lambda: client.add_document(URL, account="a", collection="c", intervall=6)),  # type: ignore[call-arg]
+    "note": (TypeError, lambda: client.slice_pdf(Path("x.pdf"), note="x")),  # type: ignore[call-arg]
+    "batch id 17": (client.InvalidInput, lambda: client.submit(ONE, provider="openai", model="m", batch_id=17)),  # type: ignore[arg-type]
+    "timeout: '1h'": (client.InvalidInput, lambda: client.wait("any", timeout="1h")),  # type: ignore[arg-type]
 }
-"""By what the message names."""
+"""By what the message names: the error when it is run, and the mistake."""

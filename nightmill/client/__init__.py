@@ -50,25 +50,29 @@ from nightmill.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-    from datetime import timedelta
     from pathlib import Path
     from typing import TypeVar, Unpack
 
     from nightmill.assembly import Assembly
+    from nightmill.client.failures import Timeout
     from nightmill.client.nightmill import Nightmill
     from nightmill.client.options import BatchOptions, DocumentOptions, SlicingOptions
+    from nightmill.client.schedule_looks import ScheduleLook
     from nightmill.contracts import (
         ActivityHandler,
         BatchStatus,
         BatchSummary,
+        CanaryOutcome,
         CrawlLimits,
         CrawlProgress,
         ErrorCode,
         Progress,
+        ReconcileSummary,
         SlicingErrorCode,
         SlicingProgress,
         SlicingStatus,
         SlicingSummary,
+        Subject,
         SweepSummary,
         SyncErrorCode,
         SyncOutcome,
@@ -76,16 +80,20 @@ if TYPE_CHECKING:
         WebhookHandler,
         WorkflowHandler,
     )
+    from nightmill.retention.model import Pile
     from nightmill.settings import Settings
+    from nightmill.storage.document_models import AccountRow, DocumentEventRow, VersionRow
     from nightmill.storage.documents import DocumentFilter, StoredDocument
+    from nightmill.storage.recovery_models import RepairRow
     from nightmill.storage.results import Result, ResultError
     from nightmill.storage.slices import SliceHead
-    from nightmill.storage.slicing_models import SliceRow
+    from nightmill.storage.slicing_models import SlicerBreakerRow, SliceRow, SlicingRow
 
     _T = TypeVar("_T")
 
 __all__ = [
     "AccountNotFound",
+    "AccountRow",
     "ActivityHandler",
     "BatchConflict",
     "BatchDeleted",
@@ -93,9 +101,11 @@ __all__ = [
     "BatchOptions",
     "BatchStatus",
     "BatchSummary",
+    "CanaryOutcome",
     "CrawlLimits",
     "CrawlNotFound",
     "CrawlProgress",
+    "DocumentEventRow",
     "DocumentFilter",
     "DocumentNotFound",
     "DocumentOptions",
@@ -107,30 +117,38 @@ __all__ = [
     "NotConfigured",
     "OverBudget",
     "PermanentError",
+    "Pile",
     "Progress",
+    "ReconcileSummary",
+    "RepairRow",
     "Result",
     "ResultError",
+    "ScheduleLook",
     "SchemaOutdated",
     "Settings",
     "SliceHead",
     "SliceRow",
+    "SlicerBreakerRow",
     "SlicingConflict",
     "SlicingErrorCode",
     "SlicingNotFound",
     "SlicingOptions",
     "SlicingProgress",
+    "SlicingRow",
     "SlicingStatus",
     "SlicingSummary",
     "SlicingSuperseded",
     "StorageFull",
     "StorageUnavailable",
     "StoredDocument",
+    "Subject",
     "SweepSummary",
     "SyncErrorCode",
     "SyncOutcome",
     "SyncResult",
     "TemporalUnreachable",
     "TransientError",
+    "VersionRow",
     "WebhookHandler",
     "WorkflowFailed",
     "WorkflowHandler",
@@ -141,6 +159,7 @@ __all__ = [
     "retry_failed",
     "slice_pdf",
     "slices",
+    "start",
     "submit",
     "summary",
     "sync_document",
@@ -153,13 +172,21 @@ _FOUND_IN = {
     "BatchOptions": "nightmill.client.options",
     "DocumentOptions": "nightmill.client.options",
     "SlicingOptions": "nightmill.client.options",
+    "ScheduleLook": "nightmill.client.schedule_looks",
+    "Pile": "nightmill.retention.model",
     "Settings": "nightmill.settings",
+    "AccountRow": "nightmill.storage.document_models",
+    "DocumentEventRow": "nightmill.storage.document_models",
+    "VersionRow": "nightmill.storage.document_models",
     "DocumentFilter": "nightmill.storage.documents",
     "StoredDocument": "nightmill.storage.documents",
+    "RepairRow": "nightmill.storage.recovery_models",
     "Result": "nightmill.storage.results",
     "ResultError": "nightmill.storage.results",
     "SliceHead": "nightmill.storage.slices",
     "SliceRow": "nightmill.storage.slicing_models",
+    "SlicerBreakerRow": "nightmill.storage.slicing_models",
+    "SlicingRow": "nightmill.storage.slicing_models",
 }
 """Where the types are that are loaded when first asked for; the others are in `nightmill.contracts`.
 
@@ -211,7 +238,12 @@ def submit(
     return _call(lambda to: to.submit(requests, provider=provider, model=model, batch_id=batch_id, **options))
 
 
-def wait(batch_id: str, *, timeout: timedelta | None = None) -> BatchSummary:
+def start(batch_id: str) -> None:
+    """Start a batch that is stored and does not run; one that runs goes on undisturbed. See `Nightmill.start`."""
+    return _call(lambda to: to.start(batch_id))
+
+
+def wait(batch_id: str, *, timeout: Timeout = None) -> BatchSummary:
     """Return the summary once the batch has ended and its handler has succeeded. See `Nightmill.wait`."""
     return _call(lambda to: to.wait(batch_id, timeout=timeout))
 
@@ -249,7 +281,7 @@ def add_document(url: str, *, account: str, collection: str, **options: Unpack[D
     return _call(lambda to: to.documents.add(url, account=account, collection=collection, **options))
 
 
-def sync_document(document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
+def sync_document(document_id: str, *, timeout: Timeout = None) -> SyncOutcome:
     """Sync a document now and return what it came to. See `Documents.sync`."""
     return _call(lambda to: to.documents.sync(document_id, timeout=timeout))
 
@@ -267,12 +299,12 @@ def document_content(document_id: str) -> str | None:
 # --- slicings
 
 
-def slice_pdf(path: Path, **options: Unpack[SlicingOptions]) -> str:
+def slice_pdf(path: Path | str, **options: Unpack[SlicingOptions]) -> str:
     """Store a PDF of this machine, start slicing it, return its SHA-256. See `Slicings.slice`, and `SlicingOptions`."""
     return _call(lambda to: to.slicings.slice(path, **options))
 
 
-def wait_slicing(sha256: str, profile: str = "gazette", *, timeout: timedelta | None = None) -> SlicingSummary:
+def wait_slicing(sha256: str, profile: str = "gazette", *, timeout: Timeout = None) -> SlicingSummary:
     """Return what a slicing came to once it has ended and those who asked were told. See `Slicings.wait`."""
     return _call(lambda to: to.slicings.wait(sha256, profile, timeout=timeout))
 

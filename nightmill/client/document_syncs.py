@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -22,7 +21,7 @@ from temporalio.exceptions import CancelledError, TerminatedError, WorkflowAlrea
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
-from nightmill.client.failures import failure_of, refusal, unreachable, within
+from nightmill.client.failures import Timeout, checked, failure_of, refusal, unreachable, within
 from nightmill.contracts import DocumentSyncInput, SyncErrorCode, SyncOutcome, SyncResult, Trigger
 from nightmill.documents import plans
 from nightmill.errors import DocumentNotFound, InvalidInput, WorkflowFailed
@@ -108,7 +107,7 @@ class DocumentSyncs:
             fairness_weight=plan.weight if plan is not None else 1.0,
         )
 
-    async def wait(self, document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
+    async def wait(self, document_id: str, *, timeout: Timeout = None) -> SyncOutcome:
         """Return what the sync that is under way came to, or the last one.
 
         Args:
@@ -137,10 +136,11 @@ class DocumentSyncs:
                 raise DocumentNotFound(f"no sync of document {document_id[:80]!r} is known to Temporal") from None
             raise unreachable(f"document {document_id}", error) from error
 
-    async def sync(self, document_id: str, *, timeout: timedelta | None = None) -> SyncOutcome:
+    async def sync(self, document_id: str, *, timeout: Timeout = None) -> SyncOutcome:
         """Sync a document now and return what it came to. See `sync_now` and `wait` for the errors."""
+        patience = checked(timeout)
         await self.sync_now(document_id)
-        return await self.wait(document_id, timeout=timeout)
+        return await self.wait(document_id, timeout=patience)
 
     async def start_many(
         self, document_ids: Iterable[str], *, at_once: int = AT_ONCE
@@ -198,7 +198,7 @@ async def _in_parallel(
     document_ids: Iterable[str], work: Callable[[str], Coroutine[Any, Any, T]], at_once: int
 ) -> AsyncGenerator[T, None]:
     """Yield what `work` returns for each id, as it comes, a bounded number at a time."""
-    waiting, running = iter(document_ids), set[asyncio.Task[T]]()
+    waiting, running, done = iter(document_ids), set[asyncio.Task[T]](), set[asyncio.Task[T]]()
     is_drained = False
     try:
         while running or not is_drained:
@@ -215,6 +215,8 @@ async def _in_parallel(
     finally:
         for task in running:
             task.cancel()
+        # None outlives the connection, and asyncio does not complain of failures beside the one that is raised.
+        await asyncio.gather(*running, *done, return_exceptions=True)
 
 
 def attributes(account: str, trigger: Trigger) -> TypedSearchAttributes:

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from nightmill import ids
 from nightmill.client.document_purge import Purge
 from nightmill.client.document_syncs import DocumentSyncs, attributes
-from nightmill.client.failures import failure_of, refusal, unreachable, within
+from nightmill.client.failures import Timeout, checked, failure_of, refusal, unreachable, within
 from nightmill.client.streams import streamed
 from nightmill.contracts import CrawlInput, CrawlLimits, CrawlProgress, SweepInput, SweepSummary, Trigger
 from nightmill.documents.differences import shown
@@ -57,6 +57,7 @@ class Documents(DocumentSyncs):
         *,
         account: str,
         collection: str,
+        document_id: str | None = None,
         name: str | None = None,
         interval: timedelta | float | str | None = None,
         change_handler: Mapping[str, Any] | None = None,
@@ -68,6 +69,8 @@ class Documents(DocumentSyncs):
             url: An http(s) address. Spellings of one address are one document.
             account: Whose it is; the account must exist.
             collection: A name of your own; an address is once in a collection.
+            document_id: An id of your own for a page that is new: 1 to 64 letters, digits, `_` or `-`; default a new
+                UUIDv7. One that another document has is refused.
             name: Shown until the page says a title.
             interval: Time between syncs, in place of the plan's.
             change_handler: Whom to tell of changes, in place of the account's.
@@ -82,6 +85,7 @@ class Documents(DocumentSyncs):
             account=check_name("account", account),
             collection=check_name("collection", collection),
             link=read_link(url),
+            id=document_id,
             name=name,
             interval=read_interval(interval),
             change_handler=read_handler(change_handler),
@@ -133,7 +137,7 @@ class Documents(DocumentSyncs):
         read_link(url)
         check_name("collection", collection)
         found = await asyncio.to_thread(self.assembly.accounts.get, account)
-        crawl_id = ids.crawl_id_of(ids.crawl_workflow_id(crawl_id)) if crawl_id else ids.new_id()
+        crawl_id = ids.check_crawl_id(crawl_id) if crawl_id is not None else ids.new_id()
         try:
             await self.temporal.start_workflow(
                 CRAWL,
@@ -160,7 +164,7 @@ class Documents(DocumentSyncs):
         """
         return await asyncio.to_thread(self.assembly.crawls.progress, crawl_id)
 
-    async def wait_crawl(self, crawl_id: str, *, timeout: timedelta | None = None) -> CrawlProgress:
+    async def wait_crawl(self, crawl_id: str, *, timeout: Timeout = None) -> CrawlProgress:
         """Return what a crawl came to, once it has ended.
 
         Args:
@@ -189,7 +193,7 @@ class Documents(DocumentSyncs):
             raise unreachable(f"crawl {crawl_id}", error) from error
 
     async def sweep(
-        self, *, limit: int | None = None, account: str | None = None, timeout: timedelta | None = None
+        self, *, limit: int | None = None, account: str | None = None, timeout: Timeout = None
     ) -> SweepSummary:
         """Start the syncs that are due, as the schedule does, and return what was started and what was left.
 
@@ -204,7 +208,8 @@ class Documents(DocumentSyncs):
             WorkflowFailed: The sweep failed by a bug.
             TemporalUnreachable: Temporal does not answer.
         """
-        return await self.wait_sweep(await self.start_sweep(limit=limit, account=account), timeout=timeout)
+        patience = checked(timeout)
+        return await self.wait_sweep(await self.start_sweep(limit=limit, account=account), timeout=patience)
 
     async def start_sweep(self, *, limit: int | None = None, account: str | None = None) -> str:
         """Start a sweep and return its workflow's id. See `sweep` for the errors."""
@@ -223,7 +228,7 @@ class Documents(DocumentSyncs):
             raise unreachable("sweep", error) from error
         return sweep_id
 
-    async def wait_sweep(self, sweep_id: str, *, timeout: timedelta | None = None) -> SweepSummary:
+    async def wait_sweep(self, sweep_id: str, *, timeout: Timeout = None) -> SweepSummary:
         """Return what a sweep started, once it has ended. See `sweep` for the errors."""
         try:
             async with within(timeout, "the sweep"):

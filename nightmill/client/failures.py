@@ -19,20 +19,40 @@ _INPUT_FAILURES = frozenset(
 """Types of failures that say that a workflow could not use its input; any other one is a bug."""
 
 
+Timeout = timedelta | float | None
+"""How long to wait; a number is seconds, None is as long as it takes."""
+
+
+def checked(timeout: Timeout) -> timedelta | None:
+    """Return a timeout as a duration.
+
+    Raises:
+        InvalidInput: It is none. What starts something asks before it does.
+    """
+    if timeout is None or isinstance(timeout, timedelta):
+        return timeout
+    try:
+        return timedelta(seconds=timeout)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(f"timeout: {repr(timeout)[:80]} is no time: give seconds or a timedelta") from None
+
+
 @asynccontextmanager
-async def within(timeout: timedelta | None, what: str) -> AsyncIterator[None]:
+async def within(timeout: Timeout, what: str) -> AsyncIterator[None]:
     """Give up waiting for the end of something after this long; None waits as long as it takes.
 
     Raises:
         TimeoutError: It has not ended in time.
+        InvalidInput: The timeout is no time.
     """
+    patience = checked(timeout)
     try:
-        async with asyncio.timeout(None if timeout is None else timeout.total_seconds()) as limit:
+        async with asyncio.timeout(None if patience is None else patience.total_seconds()) as limit:
             yield
     except TimeoutError:
         if not limit.expired():
             raise
-        raise TimeoutError(f"{what} has not ended within {timeout}; it goes on") from None
+        raise TimeoutError(f"{what} has not ended within {patience}; it goes on") from None
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -24,7 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from nightmill import ids
 from nightmill.assembly import Assembly, assembled
 from nightmill.client.connection import connect
-from nightmill.client.failures import failure_of, innermost, unreachable, within
+from nightmill.client.failures import Timeout, failure_of, innermost, unreachable, within
 from nightmill.client.streams import streamed
 from nightmill.completions.requests import RequestReader, read_request_objects, read_requests
 from nightmill.contracts import BatchInput, BatchStatus, BatchSummary, Progress, duration_text
@@ -152,7 +152,7 @@ class Nightmill:
         return await self._submit(given, reader, batch_id)
 
     async def _submit(self, given: BatchInput, reader: RequestReader, batch_id: str | None) -> str:
-        batch_id = ids.check_batch_id(batch_id) if batch_id else ids.new_id()
+        batch_id = ids.check_batch_id(batch_id) if batch_id is not None else ids.new_id()
         row = await asyncio.to_thread(self.assembly.preparer.store, batch_id, given, reader)
         await self._start(row)
         return batch_id
@@ -209,7 +209,7 @@ class Nightmill:
     def _handle(self, batch_id: str) -> WorkflowHandle[Any, BatchSummary]:
         return self.temporal.get_workflow_handle(ids.batch_workflow_id(batch_id), result_type=BatchSummary)
 
-    async def wait(self, batch_id: str, *, timeout: timedelta | None = None) -> BatchSummary:
+    async def wait(self, batch_id: str, *, timeout: Timeout = None) -> BatchSummary:
         """Return the summary once the batch has ended and its handler has succeeded.
 
         Args:

@@ -14,7 +14,7 @@ Delay = timedelta | float | str
 
 
 class BatchOptions(TypedDict, total=False):
-    """Options of a batch: the fields of `nightmill.contracts.BatchInput`; None is the default.
+    """Options of a batch: the fields of `nightmill.contracts.BatchInput`; None, where it may stand, is the default.
 
     Attributes:
         endpoint: OpenAI only: `/v1/responses` (default), `/v1/chat/completions` or `/v1/embeddings`.
@@ -38,15 +38,17 @@ class BatchOptions(TypedDict, total=False):
 
 
 class DocumentOptions(TypedDict, total=False):
-    """Options of a new document: those of `Documents.add`; None is the default.
+    """Options of a new document: those of `Documents.add`; None, where it may stand, is the default.
 
     Attributes:
+        document_id: An id of your own for a page that is new; default a new UUIDv7.
         name: Shown until the page says a title.
         interval: Time between syncs, in place of the plan's.
         change_handler: Whom to tell of changes, in place of the account's.
         sync: Sync it now; the default.
     """
 
+    document_id: str | None
     name: str | None
     interval: Delay | None
     change_handler: Mapping[str, Any] | None
@@ -54,7 +56,7 @@ class DocumentOptions(TypedDict, total=False):
 
 
 class SlicingOptions(TypedDict, total=False):
-    """Options of a slicing: those of `Slicings.slice`; None is the default.
+    """Options of a slicing: those of `Slicings.slice`; None, where it may stand, is the default.
 
     Attributes:
         profile: The slicer profile; default `gazette`.

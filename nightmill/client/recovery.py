@@ -13,7 +13,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from nightmill import ids
-from nightmill.client.failures import failure_of, unreachable, within
+from nightmill.client.failures import Timeout, checked, failure_of, unreachable, within
 from nightmill.client.schedule_looks import ScheduleLook, look_at_schedules
 from nightmill.client.schedules import EXPIRY, PLANNED, RECONCILER, apply_schedule, planned
 from nightmill.contracts import ReconcileInput, ReconcileSummary, Subject
@@ -49,7 +49,7 @@ class Recovery:
         *,
         dry_run: bool = False,
         expiry: bool = False,
-        timeout: timedelta | None = None,
+        timeout: Timeout = None,
         on_progress: Callable[[ReconcileSummary], None] | None = None,
     ) -> ReconcileSummary:
         """Look at everything that is late, repair it, and return what was found and done.
@@ -68,6 +68,7 @@ class Recovery:
             TemporalUnreachable: Temporal does not answer, or no worker takes the work; it is done once one runs.
             WorkflowFailed: It ended without an answer.
         """
+        patience = checked(timeout)
         schedule = EXPIRY if expiry else RECONCILER
         what = f"the {'expiry sweep' if expiry else 'reconciler'}"
         queue = self.assembly.settings.worker.task_queue
@@ -82,7 +83,7 @@ class Recovery:
                 result_type=ReconcileSummary,
                 static_summary=f"{what}, by hand" + (", only to report" if dry_run else ""),
             )
-            async with within(timeout, what):
+            async with within(patience, what):
                 return await self._result(handle, what, on_progress)
         except WorkflowFailureError as error:
             raise failure_of(what, error) from error

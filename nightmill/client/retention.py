@@ -32,7 +32,7 @@ class Retention:
         *,
         only: Collection[str] | None = None,
         dry_run: bool = False,
-        on_progress: Tell = lambda _: None,
+        on_progress: Tell | None = None,
     ) -> list[Pile]:
         """Delete what ended longer ago than that, and return what was deleted.
 
@@ -50,10 +50,11 @@ class Retention:
             StorageUnavailable: The database or the file storage is away; the same call goes on later.
         """
         pruner, kinds, now = pruner_of(self.assembly), kinds_of(only), datetime.now(UTC)
+        tell = on_progress or (lambda _: None)
         if dry_run:
             tally = await asyncio.to_thread(pruner.count, older_than, now=now, kinds=kinds)
         else:
-            tally = await asyncio.to_thread(pruner.prune, older_than, now=now, kinds=kinds, tell=on_progress)
+            tally = await asyncio.to_thread(pruner.prune, older_than, now=now, kinds=kinds, tell=tell)
         return list(tally.piles.values())
 
     async def delete_batch(self, batch_id: str) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from nightmill import ids
-from nightmill.client.failures import failure_of, innermost, unreachable, within
+from nightmill.client.failures import Timeout, checked, failure_of, innermost, unreachable, within
 from nightmill.client.streams import streamed
 from nightmill.contracts import (
     CanaryOutcome,
@@ -59,7 +59,7 @@ class Slicings:
 
     async def slice(
         self,
-        path: Path,
+        path: Path | str,
         *,
         profile: str = "gazette",
         notify: str | Sequence[str] = (),
@@ -81,6 +81,7 @@ class Slicings:
             TemporalUnreachable: It is stored and could not be started; the same call does it later.
             StorageUnavailable: The file storage or the database is away.
         """
+        path = Path(path)
         given = self._checked(source=f"{STORED}{path.name}", profile=profile, notify=notify, metadata=metadata)
         try:
             sha256 = await asyncio.to_thread(self.assembly.slicing.originals.put, path)
@@ -154,7 +155,7 @@ class Slicings:
                 f"{row.name} is stored but could not be started ({error.message}): the same command starts it later"
             ) from error
 
-    async def wait(self, sha256: str, profile: str = "gazette", *, timeout: timedelta | None = None) -> SlicingSummary:
+    async def wait(self, sha256: str, profile: str = "gazette", *, timeout: Timeout = None) -> SlicingSummary:
         """Return what the slicing came to once it has ended and those who asked were told.
 
         Raises:
@@ -216,13 +217,23 @@ class Slicings:
         """
         return await asyncio.to_thread(self.assembly.slicing.slicings.find, name, profile)
 
-    def slices(self, row: SlicingRow) -> AsyncGenerator[SliceRow, None]:
+    def slices(self, row: SlicingRow | str, profile: str = "gazette") -> AsyncGenerator[SliceRow, None]:
         """Yield a document's slices with their texts, in order, a few megabytes in memory at a time.
 
+        Args:
+            row: What `find` returns, which means the run of then, or a SHA-256, which means the present one.
+            profile: Of a SHA-256; a row names its own.
+
         Raises:
+            SlicingNotFound: There is no such document.
             SlicingSuperseded: It was sliced again since `row` was read; what came before is to be dropped.
         """
-        return streamed(partial(self.assembly.slicing.slices.stream, row))
+        stored = self.assembly.slicing
+
+        def read() -> Iterator[SliceRow]:
+            return stored.slices.stream(stored.slicings.get(row, profile) if isinstance(row, str) else row)
+
+        return streamed(read)
 
     async def heads(self, row: SlicingRow, *, after: int = -1, limit: int = 100) -> list[SliceHead]:
         """Return some of a document's slices without their texts, in order; `after` goes on after that position."""
@@ -295,7 +306,7 @@ class Slicings:
         except RPCError as error:
             raise unreachable(f"breaker of {profile}", error) from error
 
-    async def check_health(self, profile: str = "gazette", *, timeout: timedelta | None = None) -> CanaryOutcome | None:
+    async def check_health(self, profile: str = "gazette", *, timeout: Timeout = None) -> CanaryOutcome | None:
         """Slice the canary now and return what came of it; None where another canary is being sliced.
 
         Over an open breaker the cool-down is not waited for, and one that passes closes it.
@@ -306,6 +317,7 @@ class Slicings:
             WorkflowFailed: It failed by a bug.
             TemporalUnreachable: Temporal does not answer.
         """
+        patience = checked(timeout)
         find_profile(self.assembly.settings.slicing, profile)
         try:
             handle = await self.temporal.start_workflow(
@@ -317,7 +329,7 @@ class Slicings:
                 result_type=CanaryOutcome,
                 static_summary=f"is the slicer of {profile} well?",
             )
-            async with within(timeout, f"the canary of {profile}"):
+            async with within(patience, f"the canary of {profile}"):
                 outcome: CanaryOutcome | None = await handle.result()
                 return outcome
         except WorkflowFailureError as error:

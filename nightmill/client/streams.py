@@ -23,7 +23,8 @@ async def streamed(read: Callable[[], Iterator[T]], *, at_once: int = AT_ONCE) -
 
     An error comes after what was read before it. The iterator is closed at the end: after the last one, an error, a
     cancel, and where the consumer stops early (at once with `aclosing`, else when Python drops the generator). A
-    cancel waits for the visit to the thread that is under way.
+    cancel waits for the visit to the thread that is under way; one that is canceled again and again, as the scopes of
+    anyio do, leaves it to end by itself, and closes the iterator then.
 
     Args:
         read: Makes the iterator, in the thread; what it raises is raised here.

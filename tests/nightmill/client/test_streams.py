@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from nightmill.client.document_syncs import _in_parallel
 from nightmill.client.streams import streamed
 from nightmill.errors import BatchNotFound
 from nightmill.storage.engine import Database
@@ -161,6 +163,30 @@ def test_a_loop_that_ends_meanwhile_leaves_no_connection_in_use(numbers: Numbers
 
     asyncio.run(leave())
     assert (tasks[0].cancelled(), numbers.connections) == (True, 0)
+
+
+def test_of_work_that_fails_at_once_one_failure_is_raised_the_others_are_quiet_and_none_outlives_it() -> None:
+    complaints: list[Any] = []
+    ended: list[str] = []
+
+    async def work(name: str) -> str:
+        if name == "slow":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.01)
+                ended.append(name)
+        raise LookupError(name)
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        with pytest.raises(LookupError):
+            await anext(_in_parallel(["a", "b", "slow"], work, 3))
+        assert ended == ["slow"]
+
+    asyncio.run(run())
+    gc.collect()
+    assert complaints == []
 
 
 def test_what_is_slow_comes_as_soon_as_it_is_there() -> None:
