@@ -23,7 +23,9 @@ _T = TypeVar("_T")
 def call(work: Callable[[Nightmill], Awaitable[_T]]) -> _T:
     """Return what a method of `Nightmill` comes to, also where an event loop runs already, as in Jupyter.
 
-    There it runs in a thread, and an interrupt cancels it. See `Nightmill.connect` for the errors of the connection.
+    There it runs in a thread while the loop stands still, and an interrupt cancels it: in Jupyter the first one, under
+    `asyncio.run`, which keeps the first for itself, the second. See `Nightmill.connect` for the errors of the
+    connection.
     """
 
     async def run() -> _T:
