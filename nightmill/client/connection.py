@@ -19,7 +19,7 @@ from nightmill.concealing import keep_secret
 from nightmill.errors import NotConfigured, TemporalUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from temporalio.common import SearchAttributeKey
     from temporalio.runtime import Runtime
@@ -35,9 +35,6 @@ _TLS_VARIABLES = (
     "TEMPORAL_TLS_SERVER_NAME",
     "TEMPORAL_TLS_CLIENT_CERT_PATH",
 )
-_FORKED = "across forks"
-"""How the SDK's core (1.35) says that a runtime is of another process."""
-
 _TLS_TROUBLE = re.compile(r"(?:InvalidCertificate|AlertReceived)\((\w+)")
 """How the SDK's core (1.35) names what TLS failed of; the rest of its text is a tree of its own types."""
 
@@ -58,25 +55,15 @@ async def connect(settings: Settings, *, runtime: Runtime | None = None) -> Clie
     keep_secret(filter(None, (profile.api_key, profile.grpc_meta.get("authorization"))))
     config.setdefault("target_host", DEFAULT_ADDRESS)
     converter = data_converter(settings.encryption_key, settings.encryption_old_keys)
-    options: dict[str, Any] = {**config, "data_converter": converter, "interceptors": interceptors()}
     try:
-        return await _connected(options, runtime)
+        return await Client.connect(
+            **config,
+            data_converter=converter,
+            runtime=runtime,
+            interceptors=interceptors(),
+        )
     except RuntimeError as error:
         raise TemporalUnreachable(_unreachable(config, str(error))) from error
-
-
-async def _connected(options: Mapping[str, Any], runtime: Runtime | None) -> Client:
-    try:
-        return await Client.connect(**options, runtime=runtime)
-    except AssertionError as error:
-        # The default runtime is of the process that this one was forked from, as servers that load first and
-        # `multiprocessing` do. One that a host has set here since then is not touched: with that there is no error.
-        if runtime is not None or _FORKED not in str(error):
-            raise
-    from nightmill.client.runtime import renew_default
-
-    renew_default()
-    return await Client.connect(**options)
 
 
 def _unreachable(config: ClientConnectConfig, said: str) -> str:

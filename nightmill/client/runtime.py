@@ -116,14 +116,6 @@ def keep_core_off_standard_output() -> None:
 
 @functools.cache
 def _set_default() -> None:
-    renew_default()
-
-
-def renew_default() -> None:
-    """Make the runtime of all connections that are given none anew, whose core logs as ours do.
-
-    A process that was forked needs one of its own: its parent's has threads, and they stayed with the parent.
-    """
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=_forwarded_logs())), error_if_already_set=False)
 
 
