@@ -185,6 +185,30 @@ def test_a_timeout_that_is_none_is_refused_before_anything_is_started(folder: Pa
 
 
 @pytest.mark.server
+def test_an_interrupt_ends_a_call_of_a_notebook_and_what_it_began(folder: Path, sandbox: Sandbox) -> None:
+    sandbox.set_profile(finish_after=None)
+    client.submit(host_program.ONE, provider="openai", model="gpt-5-mini", batch_id="endless")
+    with pytest.raises(TimeoutError, match=r"endless has not ended within 0:00:00\.1"):
+        client.wait("endless", timeout=0.1)
+    main = threading.main_thread().ident
+    assert main is not None
+    before = time.monotonic()
+    threading.Timer(1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_a_notebook(lambda: client.wait("endless"))
+    assert time.monotonic() - before < 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nightmill-client")]
+
+    async def serve() -> client.BatchSummary:
+        async with client.Nightmill.connect() as nightmill:
+            return await host_program.cancel_a_batch(nightmill, "canceled")
+
+    assert asyncio.run(serve()).status is client.BatchStatus.CANCELED
+    client.cancel("endless")
+    assert client.wait("endless", timeout=host_program.PATIENCE).status is client.BatchStatus.CANCELED
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("name", host_program.MISTAKES)
 def test_a_mistake_that_a_type_checker_finds_is_refused_by_name(folder: Path, name: str) -> None:
     kind, mistake = host_program.MISTAKES[name]
