@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import logging
@@ -81,6 +82,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         first[item.path] = min(place(item), first.get(item.path, place(item)))
     items.sort(key=lambda item: first[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Leave what thousands of tests consist of out of each later collection of garbage: a seventh of all CPU."""
+    gc.collect()
+    gc.freeze()
 
 
 class PostgresServer:
