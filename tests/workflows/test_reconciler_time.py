@@ -20,7 +20,7 @@ from tests.lanes import Lane, in_a_lane
 from tests.recovering import lose
 from tests.stuck import ended, make_due, repaired, run_of, submitted
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(300)]
 
 
 def submitted_at(nightmill: Nightmill, batch_id: str) -> datetime:

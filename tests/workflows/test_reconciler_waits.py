@@ -25,7 +25,7 @@ from tests.recovering import recovering_at_once
 from tests.slicing import command, small_pdf
 from tests.stuck import described, ended, make_due, run_of, submitted, tick
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(300)]
 
 
 def lane_that_recovers(lane: Lane) -> None:

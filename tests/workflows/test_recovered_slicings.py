@@ -19,7 +19,7 @@ from tests.recovering import found, lose, recovering_at_once, tick
 from tests.slicing import PAGES, mails_to, row_of, small_pdf, stored_files, until_status
 from tests.stubborn import FAMILY, Stay, left_of
 
-pytestmark = [pytest.mark.server]
+pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 
 class BusyMailbox(Mailbox):

@@ -42,7 +42,7 @@ from tests.recovering import lose
 from tests.repairs import age_repairs, closed, lane_that_recovers, lost, nobody_works, poke, working
 from tests.stuck import ended, make_due, repaired, run_of, start_by_hand, submitted, tick
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(300)]
 
 BATCH = "ModelCompletionBatch"
 

@@ -14,7 +14,7 @@ from tests.lanes import PATIENCE, Lane, in_a_lane, until
 from tests.repairs import age_repairs, at_rest, lane_that_recovers, lost, nobody_works, poke, runs
 from tests.stuck import ended, run_of, submitted
 
-pytestmark = [pytest.mark.server, pytest.mark.kill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.kill, pytest.mark.timeout(300)]
 
 REPAIRS = {"terminated": (Finding.TERMINATED, Action.RESET), "deleted": (Finding.NOT_FOUND, Action.START)}
 LEFT: dict[str, list[RepairState]] = {

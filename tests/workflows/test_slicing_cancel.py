@@ -38,7 +38,7 @@ from tests.slicing import (
 from tests.small_pdfs import scanned_pdf
 from tests.stubborn import SANDBOX_FIRST, SOON_ENOUGH, Stay, left_of
 
-pytestmark = [pytest.mark.server]
+pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 OWNER = "mailto:owner@example.org"
 PHASES = ("waiting", "inspecting", "reading", "slicing", "storing")

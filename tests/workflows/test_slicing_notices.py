@@ -20,7 +20,7 @@ from tests.mailbox import Mailbox
 from tests.slicing import mails_to, profile, row_of, sliced, slicing_here, small_pdf, text_of
 from tests.stack import SECRET
 
-pytestmark = [pytest.mark.server]
+pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 
 class Moody(Mailbox):
