@@ -217,21 +217,22 @@ class Slicings:
         """
         return await asyncio.to_thread(self.assembly.slicing.slicings.find, name, profile)
 
-    def slices(self, row: SlicingRow | str, profile: str = "gazette") -> AsyncGenerator[SliceRow, None]:
+    def slices(self, slicing: SlicingRow | str, profile: str = "gazette") -> AsyncGenerator[SliceRow, None]:
         """Yield a document's slices with their texts, in order, a few megabytes in memory at a time.
 
         Args:
-            row: What `find` returns, which means the run of then, or a SHA-256, which means the present one.
+            slicing: What `find` returns, which means the run of then, or a SHA-256, which means the present one.
             profile: Of a SHA-256; a row names its own.
 
         Raises:
             SlicingNotFound: There is no such document.
-            SlicingSuperseded: It was sliced again since `row` was read; what came before is to be dropped.
+            SlicingSuperseded: It was sliced again since its row was read; what came before is to be dropped.
         """
         stored = self.assembly.slicing
 
         def read() -> Iterator[SliceRow]:
-            return stored.slices.stream(stored.slicings.get(row, profile) if isinstance(row, str) else row)
+            row = stored.slicings.get(slicing, profile) if isinstance(slicing, str) else slicing
+            return stored.slices.stream(row)
 
         return streamed(read)
 
