@@ -20,7 +20,7 @@ from nightmill.contracts.audit import (
     AuditTarget,
     AuditTargets,
 )
-from nightmill.contracts.base import Contract, Dollars, Duration, Outcome, duration_text
+from nightmill.contracts.base import MAX_METADATA_BYTES, Contract, Dollars, Duration, Outcome, duration_text
 from nightmill.contracts.batches import (
     MAX_SCHEDULE_LENGTH,
     BatchInput,
@@ -142,6 +142,7 @@ __all__ = [
     "LONGEST_AUDIT_DAYS",
     "LONGEST_HOST_CALL",
     "MAX_CONTENT",
+    "MAX_METADATA_BYTES",
     "MAX_NAME",
     "MAX_SCHEDULE_LENGTH",
     "MOST_FINDINGS_SHOWN",

@@ -8,8 +8,10 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic_core import to_json
 
 MAX_METADATA_BYTES = 16_384
+"""Metadata travels through histories and handler payloads; larger things belong behind a URL."""
 
 
 class Contract(BaseModel):
@@ -43,6 +45,7 @@ def _small_json(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what neither a database nor Temporal could take later, and what is no metadata any more."""
     try:
         size = len(json.dumps(value, allow_nan=False))
+        to_json(value)  # as Temporal gets it: half a character, or a great depth, passes above and not here
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if size > MAX_METADATA_BYTES:

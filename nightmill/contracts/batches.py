@@ -12,9 +12,6 @@ from nightmill.contracts.base import Contract, Dollars, Duration, Metadata, Outc
 from nightmill.contracts.handlers import CompletionHandler
 from nightmill.contracts.words import BatchStatus
 
-"""Metadata travels through histories and handler payloads; larger things belong behind a URL."""
-
-
 MAX_SCHEDULE_LENGTH = 100
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def test_a_task_queue_that_temporal_refuses_is_refused_at_once(name: str) -> Non
         ({"order": uuid.uuid4()}, "not JSON: Object of type UUID"),
         ({"share": math.nan}, "not JSON: Out of range float"),
         ({"long": "x" * 16_384}, "larger than 16384 bytes"),
+        ({"half": "\ud800"}, "not JSON: .*surrogates not allowed"),
+        ({"deep": json.loads("[" * 300 + "]" * 300)}, "not JSON: .*depth"),
     ],
 )
 @pytest.mark.parametrize(
